@@ -525,7 +525,7 @@ impl Partitions {
 
     /// Into how many parts the levels above a stream split, all together.
     fn parts_above(&self, stream: &str) -> u32 {
-        self.company.borrow().as_ref().map_or(1, |company| company.layout.parts_above(stream))
+        self.company.borrow().as_ref().map_or(1, |company| company.layout.above(stream))
     }
 
     /// The one on this stream.

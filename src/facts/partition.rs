@@ -218,11 +218,17 @@ impl Layout {
         }
     }
 
-    /// Into how many parts the levels above this stream split, all together: 1 for the root.
-    pub fn parts_above(&self, stream: &str) -> u32 {
-        let above = |above: &&String| stream.strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with(':'));
-        let all = self.modes.keys().filter(above).filter(|above| above.starts_with(&self.root));
-        all.filter_map(|above| self.mode(above).parts()).product()
+    /// Into how many parts all levels above this stream split, together: what is left of an account's slot there was divided by that.
+    pub fn above(&self, stream: &str) -> u32 {
+        let (mut all, mut at) = (1, self.root.clone());
+        while at != stream
+            && let Some(parts) = self.mode(&at).parts()
+            && let Some(rest) = stream.strip_prefix(&at).and_then(|rest| rest.strip_prefix(':'))
+            && let Ok(part) = rest.split(':').next().unwrap_or_default().parse()
+        {
+            (all, at) = (all * parts, part_of(&at, part));
+        }
+        all
     }
 
     /// The streams that an account's events go through: the root, and in the end the one that has its deliveries. While a stream is
@@ -292,9 +298,11 @@ mod tests {
         let split = Split::new("payment-intents", &[64, 4]).unwrap();
         let path = layout.path(&account("acc_test"));
         assert_eq!(path[1..], split.path(&account("acc_test")));
+        let above = ["payment-intents", "payment-intents:6", "payment-intents:6:3"].map(|stream| layout.above(stream));
+        assert_eq!(above, [1, 64, 256]);
         assert_eq!(layout.path(&account("acc_a")), ["payment-intents", "payment-intents:62"]);
         let above = ["payment-intents", "payment-intents:6", "payment-intents:6:3", "payment-intents:62"];
-        assert_eq!(above.map(|stream| layout.parts_above(stream)), [1, 64, 256, 64]);
+        assert_eq!(above.map(|stream| layout.above(stream)), [1, 64, 256, 64]);
     }
 
     #[test]

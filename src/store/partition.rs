@@ -435,6 +435,7 @@ fn verb(call: &Call) -> &'static str {
     }
 }
 
+/// Scripts of a partition by their files, each with what they share before it.
 macro_rules! scripts {
     ($($constant:ident = $name:literal $(with $more:literal)?),* $(,)?) => {$(
         static $constant: LazyLock<Script> =
@@ -448,6 +449,8 @@ macro_rules! scripts {
             });
     )*};
 }
+
+pub(in crate::store) use scripts;
 
 scripts! {
     ACQUIRE = "acquire",

@@ -14,6 +14,7 @@ use super::{
     connection::{Connection, Purpose, Redis, Script, ScriptCall, Subject},
     error::StoreError,
     keys::{KeyError, PartitionKeys},
+    partition::scripts,
     protocol::{GROUP, RETAIN_PARTS, Term},
     topology::Kind,
 };
@@ -334,6 +335,13 @@ impl RouteStore {
         Ok(used == 0)
     }
 
+    /// Whether it is a part of another stream.
+    pub async fn is_part(&mut self) -> Result<bool, StoreError> {
+        let subject = Subject("look whether it is a part,", self.keys.stream()).to_string();
+        let exists = redis::cmd("EXISTS").arg(&[self.keys.gate(), self.keys.routed()]).to_owned();
+        Ok(self.own().await?.query::<u64>(&subject, &exists).await? > 0)
+    }
+
     /// Whether every part was once known to have begun.
     pub async fn has_begun(&mut self) -> Result<bool, StoreError> {
         let subject = Subject("look whether the parts have begun of", self.keys.stream()).to_string();
@@ -607,20 +615,6 @@ fn page(value: Value) -> Result<Result<Page, String>, String> {
         Ok(_) => Err("it has parts too many".to_owned()),
         Err(_) => Ok(Ok(Page { now_ms, has_more, of_stream, cursor, entries })),
     }
-}
-
-macro_rules! scripts {
-    ($($constant:ident = $name:literal $(with $more:literal)?),* $(,)?) => {$(
-        static $constant: LazyLock<Script> =
-            LazyLock::new(|| {
-                let shared = [
-                    include_str!("scripts/shared.lua"),
-                    include_str!("scripts/partition_shared.lua"),
-                    $(include_str!(concat!("scripts/", $more, ".lua")),)?
-                ];
-                Script::assembled($name, include_str!(concat!("scripts/", $name, ".lua")), &shared)
-            });
-    )*};
 }
 
 scripts! {

@@ -1,10 +1,16 @@
 //! The way in for events.
 
+use herald::{
+    facts::{id::AccountId, partition::Split},
+    store::registry::RegistryStore,
+};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
-    house::{ADMIN, House},
-    stage::{STREAM, event},
+    herald_process::Setup,
+    house::{ADMIN, House, NOWHERE},
+    stage::{STREAM, endpoint, event, mark},
     support::TestRedis,
 };
 
@@ -34,7 +40,7 @@ async fn an_event_is_published_byte_for_byte_and_once() {
     let first = publish(&wide).await;
     assert_eq!((first.status, &first.body["result"]), (201, &"added".into()), "{}", first.body);
     // The Redis of this test writes to its file before it answers, and may be asked about it.
-    assert_eq!(first.body["durability"], json!({"level": "disk", "fsync": "always", "replicas": 0}));
+    assert_eq!(first.body["durability"], json!({"level": "disk", "fsync": "always", "replicas": 0, "confirmed": 0}));
     let again = publish(&wide).await;
     assert_eq!(
         (again.status, &again.body["result"], &again.body["entry"]),
@@ -181,4 +187,59 @@ async fn where_no_events_are_kept_that_is_said() {
     assert!(told.status == 409 && told.body["detail"].as_str().unwrap().contains("history.bodies"), "{}", told.body);
     let told = house.ask("GET", path, Some(&own), None).await;
     assert!(told.status == 409 && !told.body.to_string().contains("history"), "{}", told.body);
+}
+
+/// Four parts, and endpoints of two accounts.
+async fn split(adapt: impl FnOnce(Setup) -> Setup, redis: TestRedis) -> House {
+    let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
+    for account in ["acc_1", "acc_2"] {
+        registry.create(endpoint(&account.replace("acc", "ep"), account, NOWHERE), &mark()).await.unwrap();
+    }
+    let setup = Setup::new(&redis.url()).env("HERALD_PARTITIONS", "4");
+    let house = House::of(redis, adapt(setup)).await;
+    house.herald.until_metric("herald_partition_owned", |owned| owned == 5.0).await;
+    house
+}
+
+fn part_of(account: &str) -> String {
+    Split::new(STREAM, &[4]).unwrap().stream_of(&AccountId::new(account).unwrap())
+}
+
+#[tokio::test]
+async fn where_the_stream_is_split_an_event_goes_to_the_part_of_its_account_once() {
+    let redis = TestRedis::start().await;
+    // It was published before the stream was split, and whoever did so got no answer.
+    let old = format!("17-1 {}", hex::encode(&Sha256::digest(body("evt_old"))[..12]));
+    let key = format!("herald:{{{STREAM}}}:published:evt_old");
+    let _: String = redis.command(&["SET", &key, &old, "PX", "600000"]).await;
+    let house = split(|setup| setup, redis).await;
+    let event = |id: &str| serde_json::from_slice::<Value>(&body(id)).unwrap();
+    let known = house.post("/v1/events", ADMIN, event("evt_old")).await;
+    assert_eq!((known.status, &known.body["entry"]), (200, &"17-1".into()), "{}", known.body);
+    let batch = ["evt_old", "evt_1", "evt_2"].map(event);
+    let answer = house.post("/v1/events/batch", ADMIN, Value::Array(batch.into())).await;
+    assert_eq!((answer.status, &answer.body["added"], &answer.body["known"]), (200, &2.into(), &1.into()));
+    let again = house.post("/v1/events", ADMIN, event("evt_2")).await;
+    assert_eq!((again.status, &again.body["entry"]), (200, &answer.body["items"][2]["entry"]), "{}", again.body);
+    let published: Vec<String> = house.redis.command(&["KEYS", "herald:*:published:evt_?"]).await;
+    let part = part_of("acc_2");
+    assert_eq!(published.len(), 2);
+    assert!(published.iter().all(|key| key.starts_with(&format!("herald:{{{part}}}:"))), "{published:?}");
+    let front: u64 = house.redis.command(&["XLEN", STREAM]).await;
+    assert_eq!(front, 0, "nothing went the longer way");
+}
+
+#[tokio::test]
+async fn an_event_that_no_replica_confirms_is_not_said_to_be_there() {
+    let house = split(
+        |setup| setup.env("HERALD_REDIS_WAIT", "1").env("HERALD_REDIS_WAIT_TIMEOUT", "50ms"),
+        TestRedis::start().await,
+    )
+    .await;
+    let event: Value = serde_json::from_slice(&body("evt_1")).unwrap();
+    for _ in 0..2 {
+        let answer = house.post("/v1/events", ADMIN, event.clone()).await;
+        assert_eq!((answer.status, &answer.body["type"]), (503, &"/problems/not-replicated".into()), "{}", answer.body);
+        assert!(answer.headers.contains_key("retry-after"));
+    }
 }

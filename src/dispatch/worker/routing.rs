@@ -178,7 +178,7 @@ impl Task {
     async fn serve_once(&self, term: &Term, mode: &mut Mode) -> Result<(), Over> {
         let Parts { redis, keys, settings, parts, start, .. } = &self.parts;
         let mut store = RouteStore::new(redis.clone(), keys.clone(), settings.replicas);
-        let split = splitting::Split { parts: *parts, start: *start };
+        let split = splitting::Split { parts: *parts, start: *start, above: settings.above };
         let route = match split.go_on(&mut store, term, mode).await? {
             splitting::Next::Route(route) => route,
             splitting::Next::Work => {

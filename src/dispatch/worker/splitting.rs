@@ -37,6 +37,8 @@ pub(super) enum Trouble {
 pub(super) struct Split {
     pub parts: u32,
     pub start: Start,
+    /// Into how many parts all levels above split, together.
+    pub above: u32,
 }
 
 /// What is to be done with the stream now.
@@ -82,6 +84,12 @@ impl Split {
         if !store.is_fresh().await? {
             warn!(
                 "stream.partitions is {parts}, and Redis holds the stream in one piece with what is unfinished: it stays so"
+            );
+            return Ok(None);
+        }
+        if self.above == 1 && store.is_part().await? {
+            warn!(
+                "stream.partitions is {parts}, but the stream is a part of another one: only who works on that splits it again"
             );
             return Ok(None);
         }
