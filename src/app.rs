@@ -185,7 +185,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let crew =
         Crew::start(Senders { proven, unproven: sending(0)? }).context("cannot start the threads for attempts")?;
     let fleet = Fleet::start(threads.loops, crew, standings, readiness.clone(), move |stream, shared| {
-        partitions.partition(stream, shared)
+        Ok(partitions.partition(stream, shared)?)
     });
     let fleet = fleet.context("cannot start the threads for partitions")?;
     let socket = bound(config.listen, "listen, HERALD_LISTEN").await?;

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     io,
     sync::Arc,
     thread,
@@ -112,7 +113,8 @@ pub struct Shared {
     pub pool: Pool,
 }
 
-type Make = dyn Fn(&str, Shared) -> anyhow::Result<Partition> + Send + Sync;
+type Reason = Box<dyn Error + Send + Sync>;
+type Make = dyn Fn(&str, Shared) -> Result<Partition, Reason> + Send + Sync;
 
 pub struct Fleet {
     loops: Vec<Loop>,
@@ -151,7 +153,7 @@ impl Fleet {
         crew: Arc<Crew>,
         standings: Standings,
         readiness: Readiness,
-        make: impl Fn(&str, Shared) -> anyhow::Result<Partition> + Send + Sync + 'static,
+        make: impl Fn(&str, Shared) -> Result<Partition, Reason> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let loops = (0..loops.max(1)).map(|_| Loop::start(readiness.clone())).collect::<io::Result<_>>()?;
         Ok(Self { loops, crew, standings, readiness, make: Arc::new(make) })
@@ -231,7 +233,7 @@ async fn watch_over(
                     // It ends by itself; a panic there was logged by its own task.
                     let _ = follower.await;
                 }
-                ended.map_err(anyhow::Error::from)
+                ended.map_err(Reason::from)
             }
             Err(error) => Err(error),
         };

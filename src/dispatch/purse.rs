@@ -100,11 +100,15 @@ mod tests {
         let mut first = purse.share();
         assert_eq!(first.now(true, NOTHING), each, "alone it has what it always had");
         let mut others: Vec<_> = (1..64).map(|_| purse.share()).collect();
-        others.iter_mut().for_each(|other| drop(other.now(true, NOTHING)));
+        for other in &mut others {
+            other.now(true, NOTHING);
+        }
         assert_eq!(first.now(true, NOTHING).fresh.count, 128, "four of 64 parts");
         // Those that are busy have used up what there is: nobody borrows any more, and everybody has a part.
         let used = used(128, 1 << 20);
-        others.iter_mut().take(32).for_each(|other| drop(other.now(true, used)));
+        for other in others.iter_mut().take(32) {
+            other.now(true, used);
+        }
         assert_eq!(first.now(true, NOTHING).fresh.count, 64);
         assert_eq!(others[0].now(true, used).fresh.count, 64, "what it has stays, and no more comes");
         drop(others);
@@ -116,7 +120,9 @@ mod tests {
     fn bytes_are_shared_as_deliveries_are() {
         let purse = Purse::new(Budgets::of(256 << 20), 4);
         let mut shares: Vec<_> = (0..16).map(|_| purse.share()).collect();
-        shares.iter_mut().for_each(|share| drop(share.now(true, NOTHING)));
+        for share in &mut shares {
+            share.now(true, NOTHING);
+        }
         let budgets = shares[0].now(true, NOTHING);
         assert_eq!((budgets.fresh.count, budgets.fresh.bytes), (2_048, 32 << 20));
         let budgets = shares[0].now(true, used(1, 256 << 20));

@@ -56,10 +56,12 @@ pub(in crate::store) struct Ear {
     is_told: bool,
 }
 
+type Listeners = HashMap<Vec<u8>, (Arc<Pushed>, Kind)>;
+
 /// Whom it tells, by the names of their keys.
 #[derive(Default)]
 struct Heard {
-    listeners: Mutex<HashMap<Vec<u8>, (Arc<Pushed>, Kind)>>,
+    listeners: Mutex<Listeners>,
     is_lost: AtomicBool,
 }
 
@@ -139,7 +141,7 @@ impl Heard {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, (Arc<Pushed>, Kind)>> {
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
