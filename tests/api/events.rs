@@ -190,15 +190,19 @@ async fn where_no_events_are_kept_that_is_said() {
 }
 
 /// Four parts, and endpoints of two accounts.
-async fn split(adapt: impl FnOnce(Setup) -> Setup, redis: TestRedis) -> House {
+async fn split(redis: TestRedis) -> House {
+    register(&redis).await;
+    let setup = Setup::new(&redis.url()).env("HERALD_PARTITIONS", "4");
+    let house = House::of(redis, setup).await;
+    house.herald.until_metric("herald_partition_owned", |owned| owned == 5.0).await;
+    house
+}
+
+async fn register(redis: &TestRedis) {
     let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
     for account in ["acc_1", "acc_2"] {
         registry.create(endpoint(&account.replace("acc", "ep"), account, NOWHERE), &mark()).await.unwrap();
     }
-    let setup = Setup::new(&redis.url()).env("HERALD_PARTITIONS", "4");
-    let house = House::of(redis, adapt(setup)).await;
-    house.herald.until_metric("herald_partition_owned", |owned| owned == 5.0).await;
-    house
 }
 
 fn part_of(account: &str) -> String {
@@ -209,11 +213,11 @@ fn part_of(account: &str) -> String {
 async fn where_the_stream_is_split_an_event_goes_to_the_part_of_its_account_once() {
     let redis = TestRedis::start().await;
     // It was published before the stream was split, and whoever did so got no answer.
-    let old = format!("17-1 {}", hex::encode(&Sha256::digest(body("evt_old"))[..12]));
+    let event = |id: &str| serde_json::from_slice::<Value>(&body(id)).unwrap();
+    let old = format!("17-1 {}", hex::encode(&Sha256::digest(event("evt_old").to_string())[..12]));
     let key = format!("herald:{{{STREAM}}}:published:evt_old");
     let _: String = redis.command(&["SET", &key, &old, "PX", "600000"]).await;
-    let house = split(|setup| setup, redis).await;
-    let event = |id: &str| serde_json::from_slice::<Value>(&body(id)).unwrap();
+    let house = split(redis).await;
     let known = house.post("/v1/events", ADMIN, event("evt_old")).await;
     assert_eq!((known.status, &known.body["entry"]), (200, &"17-1".into()), "{}", known.body);
     let batch = ["evt_old", "evt_1", "evt_2"].map(event);
@@ -231,11 +235,10 @@ async fn where_the_stream_is_split_an_event_goes_to_the_part_of_its_account_once
 
 #[tokio::test]
 async fn an_event_that_no_replica_confirms_is_not_said_to_be_there() {
-    let house = split(
-        |setup| setup.env("HERALD_REDIS_WAIT", "1").env("HERALD_REDIS_WAIT_TIMEOUT", "50ms"),
-        TestRedis::start().await,
-    )
-    .await;
+    let redis = TestRedis::start().await;
+    register(&redis).await;
+    let setup = Setup::new(&redis.url()).env("HERALD_REDIS_WAIT", "1").env("HERALD_REDIS_WAIT_TIMEOUT", "50ms");
+    let house = House::of(redis, setup).await;
     let event: Value = serde_json::from_slice(&body("evt_1")).unwrap();
     for _ in 0..2 {
         let answer = house.post("/v1/events", ADMIN, event.clone()).await;
