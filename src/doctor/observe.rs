@@ -24,8 +24,8 @@ use crate::{
         nodes::ClusterLook,
         protocol::{CONSUMER, GROUP},
         queries::{
-            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, IssuesLook, LeaseLook, Oldest, Pending,
-            Queries, RedisSettings,
+            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, IssuesLook, LeaseLook, Oldest, Partitions,
+            Pending, Queries, RedisSettings,
         },
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},
@@ -226,8 +226,10 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
     observed.intents = keep(unasked, queries.intents().await);
     if let Some(now_ms) = observed.server.as_ref().ok().map(|server| server.redis_now_ms) {
         let mut registry = RegistryStore::on(connection.clone());
-        observed.issues = keep(unasked, queries.issues(&mut registry, now_ms).await);
-        observed.unserved = keep(unasked, queries.unserved().await).unwrap_or_default();
+        if let Some(mut all) = keep(unasked, Partitions::find(connection.clone(), &keys).await) {
+            observed.issues = keep(unasked, all.issues(&mut registry, now_ms).await);
+            observed.unserved = keep(unasked, all.unserved().await).unwrap_or_default();
+        }
     }
     let weights = observed.partition.iter().flat_map(|partition| &partition.weights);
     let weighed = weights.map(|(endpoint, _)| endpoint.clone()).collect();

@@ -284,7 +284,7 @@ pub async fn list(
             ids.first().filter(|_| has_newer).map(|id| Cursor::Before(id.to_string()).text()),
         ),
     };
-    Ok(Json(Page { items: found.iter().map(OperationView::of).collect(), next, prev }))
+    Ok(Json(Page { items: found.iter().map(OperationView::of).collect(), next, prev, unavailable: Vec::new() }))
 }
 
 /// Show one: how far it is, what it waits for, and what became of what it took.
@@ -322,7 +322,7 @@ pub async fn results(
     found.truncate(most);
     let next = found.last().filter(|_| has_more).map(|(last, _)| Cursor::After(last.to_string()).text());
     let items = found.iter().map(|(_, exception)| ResultView::of(exception)).collect();
-    Ok(Json(Page { items, next, prev: None }))
+    Ok(Json(Page { items, next, prev: None, unavailable: Vec::new() }))
 }
 
 /// Start one that is planned: it takes what there was then. Whoever starts it twice is told that it runs already.

@@ -29,11 +29,10 @@ use crate::{
     },
     registry::rules::Rules,
     store::{
-        queries::Queries,
         registry::{RegistryError, RegistryStore, Unreadable},
         watch::{is_passed, last_entry},
     },
-    surface::{Context, OutputClosed, VerbError, audited, note},
+    surface::{Context, OutputClosed, VerbError, audited, note, of_those_that_answer},
     view::{
         Viewer,
         health::{of_many, of_one},
@@ -176,10 +175,12 @@ pub async fn run(context: &Context, verb: EndpointVerb) -> anyhow::Result<()> {
         EndpointVerb::List(args) => list(context, args).await,
         EndpointVerb::Show { id } => {
             let endpoint = get(&mut context.registry().await?, &id).await?;
-            let mut queries = Queries::new(context.connect().await?, context.keys()?);
+            let mut queries = context.partitions().await?;
+            queries.know([(&endpoint.id, &endpoint.account)]);
             let redis_ms = queries.now_ms().await?;
             let health = of_one(&mut queries, &id, Viewer::Operator).await?;
-            view::show_with_health(context.output, &endpoint, health, context.now_ms(), redis_ms)
+            let done = view::show_with_health(context.output, &endpoint, health, context.now_ms(), redis_ms);
+            of_those_that_answer(&queries, done)
         }
         EndpointVerb::Update(args) => update(context, args).await,
         EndpointVerb::Pause(args) => switch(context, args, Switch::Pause).await,
@@ -283,9 +284,10 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     }
     let now_ms = context.now_ms();
     let mut list = view::list(context.output);
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    let mut queries = context.partitions().await?;
     let redis_ms = queries.now_ms().await?;
     let found: Vec<Endpoint> = found.into_values().collect();
+    queries.know(found.iter().map(|endpoint| (&endpoint.id, &endpoint.account)));
     for part in found.chunks(HEALTH_PAGE) {
         let ids: Vec<EndpointId> = part.iter().map(|endpoint| endpoint.id.clone()).collect();
         for (endpoint, health) in part.iter().zip(of_many(&mut queries, &ids, Viewer::Operator).await?) {
@@ -299,7 +301,7 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     if unreadable.len() > 10 {
         note(format_args!("… and {} more that cannot be read", unreadable.len() - 10));
     }
-    Ok(())
+    of_those_that_answer(&queries, Ok(()))
 }
 
 impl ListArgs {
