@@ -8,10 +8,14 @@
 mod doctor;
 #[path = "support/merchants.rs"]
 mod merchants;
+#[path = "cluster/partitions.rs"]
+mod partitions;
 #[path = "support/herald.rs"]
 mod process;
 #[path = "cluster/sentinels.rs"]
 mod sentinels;
+#[path = "ops/stage.rs"]
+mod stage;
 #[path = "support/mod.rs"]
 mod support;
 #[path = "support/world.rs"]

@@ -46,7 +46,9 @@ pub struct Partitions {
     all: Vec<Queries>,
     /// None: the registry does not know it, or does not answer.
     accounts: HashMap<EndpointId, Option<AccountId>>,
+    /// Those that do not answer, and those of them that were asked for something.
     away: BTreeMap<String, StoreError>,
+    missed: BTreeSet<String>,
 }
 
 impl Partitions {
@@ -72,14 +74,14 @@ impl Partitions {
         let keys = keys_of(&layout.streams())
             .map_err(|error| StoreError::unexpected("name the keys of all partitions", error))?;
         let all = keys.into_iter().map(|keys| Queries::new(connection.clone(), keys)).collect();
-        Ok(Self { connection, layout, all, accounts: HashMap::new(), away })
+        Ok(Self { connection, layout, all, accounts: HashMap::new(), away, missed: BTreeSet::new() })
     }
 
     /// A stream that is one partition, whatever its mode.
     pub fn of_one(connection: Connection, keys: PartitionKeys) -> Self {
         let layout = Layout::of_one(keys.stream());
         let all = vec![Queries::new(connection.clone(), keys)];
-        Self { connection, layout, all, accounts: HashMap::new(), away: BTreeMap::new() }
+        Self { connection, layout, all, accounts: HashMap::new(), away: BTreeMap::new(), missed: BTreeSet::new() }
     }
 
     pub fn layout(&self) -> &Layout {
@@ -100,14 +102,14 @@ impl Partitions {
         &self.all
     }
 
-    /// The streams that did not answer, in their order.
+    /// The streams that did not answer, of those that were asked, in their order.
     pub fn unavailable(&self) -> Vec<String> {
-        self.layout.streams().into_iter().filter(|stream| self.away.contains_key(stream)).collect()
+        self.layout.streams().into_iter().filter(|stream| self.missed.contains(stream)).collect()
     }
 
     /// Why they did not.
     pub fn why_unavailable(&self) -> impl Iterator<Item = &StoreError> {
-        self.away.values()
+        self.missed.iter().filter_map(|stream| self.away.get(stream))
     }
 
     /// Looks from now on only where something of this account may be.
@@ -115,7 +117,6 @@ impl Partitions {
         if self.are_many() {
             let path = self.layout.path(account);
             self.all.retain(|one| path.iter().any(|stream| stream == one.keys.stream()));
-            self.away.retain(|stream, _| path.contains(stream));
         }
     }
 
@@ -234,6 +235,7 @@ impl Partitions {
             let is_away = |at: &usize| self.away.contains_key(self.all[*at].keys.stream());
             let (away, left): (Vec<usize>, Vec<usize>) = asked.iter().copied().partition(is_away);
             let mut failed = away.first().and_then(|at| self.away.get(self.all[*at].keys.stream()).cloned());
+            self.missed.extend(away.iter().map(|at| self.all[*at].keys.stream().to_owned()));
             let mut answers = Vec::with_capacity(left.len());
             for part in left.chunks(AT_ONCE) {
                 let looks: Vec<F> = part.iter().map(|at| what(*at, self.all[*at].clone())).collect();
@@ -241,7 +243,9 @@ impl Partitions {
                     match answer {
                         Ok(answer) => answers.push((*at, answer)),
                         Err(error @ StoreError::Unavailable { .. }) => {
-                            self.away.insert(self.all[*at].keys.stream().to_owned(), error.clone());
+                            let stream = self.all[*at].keys.stream();
+                            self.missed.insert(stream.to_owned());
+                            self.away.insert(stream.to_owned(), error.clone());
                             failed = Some(error);
                         }
                         Err(error) => return Err(error),

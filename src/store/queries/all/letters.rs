@@ -45,15 +45,16 @@ impl Partitions {
         let asked = self.concerned(filter.account.as_ref(), filter.endpoint.as_ref()).await;
         let pages =
             self.ask_for(&asked, |mut one| async move { one.find_dead(filter, order, after, max).await }).await?;
-        let is_over = pages.iter().all(|page| page.next.is_none());
+        let mut has_more = pages.iter().any(|page| page.next.is_some());
         let mut letters: Vec<FoundDead> = pages.into_iter().flat_map(|page| page.letters).collect();
         if asked.len() > 1 {
             // While its stream is being split, a letter may be in two.
             let mut seen = HashSet::new();
             letters.retain(|letter| seen.insert(letter.id.clone()));
+            has_more |= letters.len() > max;
             letters = page_of(letters, order, after, max);
         }
-        let last = letters.last().filter(|_| !is_over);
+        let last = letters.last().filter(|_| has_more);
         let next = last.map(|last| DeadCursor { at_ms: last.at_ms, id: last.id.to_string() });
         Ok(FoundPage { letters, next })
     }
