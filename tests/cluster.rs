@@ -14,6 +14,7 @@ mod partitions;
 mod process;
 #[path = "cluster/sentinels.rs"]
 mod sentinels;
+#[allow(dead_code, reason = "other tests use the rest")]
 #[path = "ops/stage.rs"]
 mod stage;
 #[path = "support/mod.rs"]

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use super::partitions::Parts;
 use crate::{
     clock,
     config::Config,
@@ -69,6 +70,8 @@ pub struct Observed {
     pub intents: Option<IntentsLook>,
     /// What fails at endpoints, why and since when.
     pub issues: Option<IssuesLook>,
+    /// Of a stream that is split.
+    pub parts: Parts,
     /// Accounts with events that nobody is told of, or that are of an unknown type.
     pub unserved: Vec<(AccountId, Unserved)>,
     /// What the live workers tell of themselves.
@@ -201,6 +204,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         intents: None,
         issues: None,
         unserved: Vec::new(),
+        parts: Parts::default(),
         workers: Vec::new(),
         unasked: Vec::new(),
         limits,
@@ -227,6 +231,10 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
     if let Some(now_ms) = observed.server.as_ref().ok().map(|server| server.redis_now_ms) {
         let mut registry = RegistryStore::on(connection.clone());
         if let Some(mut all) = keep(unasked, Partitions::find(connection.clone(), &keys).await) {
+            if all.are_many() {
+                let looks = keep(unasked, all.look().await).unwrap_or_default();
+                observed.parts = Parts { looks, silent: all.unavailable() };
+            }
             observed.issues = keep(unasked, all.issues(&mut registry, now_ms).await);
             observed.unserved = keep(unasked, all.unserved().await).unwrap_or_default();
         }

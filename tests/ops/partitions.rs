@@ -99,8 +99,7 @@ impl House {
         let mut all = Vec::new();
         for part in 0..PARTS {
             let key = keys(part).dead();
-            let found: Vec<(String, u64)> =
-                self.redis.command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await;
+            let found: Vec<(String, u64)> = self.redis.command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await;
             all.extend(found.into_iter().map(|(id, at_ms)| (at_ms, id)));
         }
         all.sort();
@@ -152,7 +151,12 @@ async fn letters_of_all_parts_are_one_list() {
             wanted.reverse();
         }
         let first = seen.iter().zip(&wanted).position(|(seen, wanted)| seen != wanted);
-        assert_eq!((first, seen.len()), (None, wanted.len()), "{order:?}: {:?}", first.map(|at| (&seen[at], &wanted[at])));
+        assert_eq!(
+            (first, seen.len()),
+            (None, wanted.len()),
+            "{order:?}: {:?}",
+            first.map(|at| (&seen[at], &wanted[at]))
+        );
     }
 
     // Counts add, and those of one account or endpoint are those of its part.
@@ -249,7 +253,10 @@ async fn what_is_unfinished_is_found_in_each_part_and_counts_add() {
     let listed = house.json(&["partition", "list"]);
     let listed = listed.as_array().unwrap();
     let column = |name: &str| listed.iter().map(|one| one[name].clone()).collect::<Vec<_>>();
-    assert_eq!(column("stream"), [STREAM, "payment-intents:0", "payment-intents:1", "payment-intents:2", "payment-intents:3"]);
+    assert_eq!(
+        column("stream"),
+        [STREAM, "payment-intents:0", "payment-intents:1", "payment-intents:2", "payment-intents:3"]
+    );
     assert_eq!(column("mode"), ["routed", "worked", "worked", "worked", "worked"]);
     assert_eq!(column("unfinished"), [0, 2, 2, 2, 2]);
     assert!(listed[0]["owner"].is_null() && listed[1]["owner"].is_string(), "{listed:#?}");

@@ -1,5 +1,4 @@
 //! A partition with something in every place, made by the scripts that make it in production.
-#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::time::Duration;
 

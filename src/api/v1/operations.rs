@@ -32,7 +32,7 @@ use crate::{
     store::{
         error::StoreError,
         operations::{Beside, OperationError, Operations, Verb, Wanted},
-        queries::{DeadFilter, MAX_PAGE},
+        queries::{DeadFilter, MAX_PAGE, Partitions},
     },
     view::operation::{OperationView, ResultView},
 };
@@ -203,7 +203,12 @@ pub async fn plan(
     if filter == "--all" && !request.all {
         return Err(Problem::fault("all", "is needed where there is no other condition"));
     }
-    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
+    let look = async |queries: &mut Partitions| Ok((queries.now_ms().await?, queries.are_many()));
+    let (now_ms, are_many) = api.queries(look).await?;
+    if are_many {
+        let detail = "The stream is split, and an operation is of one partition: use the command line, with --stream.";
+        return Err(Problem::new(StatusCode::CONFLICT, "stream-is-split", detail));
+    }
     let mut letters = request.letters(now_ms)?;
     if matches!(kind, Kind::SendNow | Kind::Replay | Kind::Erase) && request.until.is_none() {
         letters.until_ms = DeadFilter::everything().until_ms;

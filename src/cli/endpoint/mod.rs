@@ -28,10 +28,7 @@ use crate::{
         signing::{Kind, Secret, SecretText, rotated},
     },
     registry::rules::Rules,
-    store::{
-        registry::{RegistryError, RegistryStore, Unreadable},
-        watch::{is_passed, last_entry},
-    },
+    store::registry::{RegistryError, RegistryStore, Unreadable},
     surface::{Context, OutputClosed, VerbError, audited, note, of_those_that_answer},
     view::{
         Viewer,
@@ -409,7 +406,7 @@ async fn disable(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
         let begun = about(args.consent.act(Act::EndpointDisable), &endpoint);
         let disable = async |_: &mut _| {
             // First: what is accepted from here on is not owed.
-            let last = last_entry(&mut context.connect().await?, &context.keys()?).await?;
+            let last = context.partitions().await?.last_entry_of(&endpoint.account).await?;
             endpoint.disable(args.consent.mark(), last);
             Ok(registry.update(endpoint, &args.consent.mark()).await?)
         };
@@ -455,20 +452,20 @@ async fn drained(
     mut endpoint: Endpoint,
     mark: Mark,
 ) -> anyhow::Result<u64> {
-    let (mut connection, keys) = (context.connect().await?, context.keys()?);
+    let mut partitions = context.partitions().await?;
     if !matches!(endpoint.status, EndpointState::Disabled(_)) {
-        endpoint.disable(mark.clone(), last_entry(&mut connection, &keys).await?);
+        endpoint.disable(mark.clone(), partitions.last_entry_of(&endpoint.account).await?);
         endpoint = registry.update(endpoint, &mark).await?;
     }
     let Some(last) = endpoint.owed_until else { return Ok(endpoint.revision) };
     let deadline = clock::now() + DRAINED_WITHIN;
-    while !is_passed(&mut connection, &keys, last).await? {
+    while !partitions.is_passed(&endpoint.account, last).await? {
         if clock::now() >= deadline {
             let text = format!(
                 "endpoint {} is disabled and not deleted yet: events that were accepted before wait in {} to become its \
                  dead letters; see that a worker owns it (`herald doctor`), then delete it again",
                 endpoint.id,
-                keys.stream()
+                partitions.layout().path(&endpoint.account).pop().unwrap_or_default()
             );
             return Err(VerbError::Unanswered(text).into());
         }

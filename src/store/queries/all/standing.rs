@@ -18,6 +18,7 @@ use crate::{
             health::letters_by_issue,
         },
         registry::RegistryStore,
+        watch::is_passed,
     },
 };
 use std::{
@@ -131,6 +132,27 @@ impl Partitions {
             }
         }
         Ok(looks)
+    }
+
+    /// The last id that any stream of an account's path has given out: nothing of it has been accepted after that. Each must answer.
+    pub async fn last_entry_of(&mut self, account: &AccountId) -> Result<EntryId, StoreError> {
+        let asked = self.concerned(Some(account), None).await;
+        let found = self.ask_for(&asked, |mut one| async move { one.last_entry().await }).await?;
+        self.must_all_answer()?;
+        Ok(found.into_iter().max().unwrap_or(EntryId::ZERO))
+    }
+
+    /// Whether nothing of an account waits any more that was accepted up to there: it has gone through its whole path.
+    pub async fn is_passed(&mut self, account: &AccountId, last: EntryId) -> Result<bool, StoreError> {
+        let asked = self.concerned(Some(account), None).await;
+        let look = |one: Queries| async move { is_passed(&mut one.connection.clone(), &one.keys, last).await };
+        let found = self.ask_for(&asked, look).await?;
+        self.must_all_answer()?;
+        Ok(found.into_iter().all(|passed| passed))
+    }
+
+    fn must_all_answer(&self) -> Result<(), StoreError> {
+        self.why_unavailable().next().map_or(Ok(()), |why| Err(why.clone()))
     }
 
     /// What there is of entries, of those that deliver.
