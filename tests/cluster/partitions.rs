@@ -1,5 +1,7 @@
 //! A routed stream whose parts lie on several nodes: when one of these is gone, what the others have is still shown.
 
+use std::collections::BTreeSet;
+
 use herald::{
     facts::{partition::part_of, retry::DeadReason},
     owned::MASTERS,
@@ -9,14 +11,28 @@ use herald::{
     },
 };
 
+use serde_json::Value;
+
 use crate::{
-    Town, json, slot,
+    Town, json,
+    process::{Herald, Setup},
+    slot,
     stage::{Owner, bury, delivery_of},
     support::until,
     world::STREAM,
 };
 
 const PARTS: u32 = 4;
+
+const TOKEN: &str = "the-first-token-with-every-right";
+
+/// What the operations API answers.
+async fn asked(herald: &Herald, path: &str) -> (u16, Value) {
+    let answer = reqwest::Client::new().get(format!("http://{}{path}", herald.address())).bearer_auth(TOKEN);
+    let answer = answer.send().await.unwrap();
+    let status = answer.status().as_u16();
+    (status, json(&answer.text().await.unwrap()))
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rest_is_shown_when_a_node_is_gone_and_what_is_missing_is_named() {
@@ -44,6 +60,22 @@ async fn the_rest_is_shown_when_a_node_is_gone_and_what_is_missing_is_named() {
     let url = town.cluster.url_of_all();
     assert_eq!(json(&town.done(&["dead-letter", "list", "-o", "json"])).as_array().unwrap().len(), PARTS as usize);
 
+    // Over HTTP too, and a page at a time.
+    herald::tls::install_crypto_provider();
+    let herald = Setup::new(&url).env("HERALD_ADMIN_TOKEN", TOKEN).start();
+    herald.until_owner().await;
+    let (mut cursor, mut ids) = (String::new(), Vec::new());
+    loop {
+        let (status, page) = asked(&herald, &format!("/v1/dead-letters?limit=1{cursor}")).await;
+        assert_eq!((status, &page["total"]), (200, &PARTS.into()), "{page}");
+        assert!(page.get("unavailable").is_none(), "{page}");
+        ids.extend(page["items"].as_array().unwrap().iter().map(|letter| letter["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), PARTS as usize, "{ids:?}");
+    assert_eq!(ids.len(), PARTS as usize);
+
     // Its replica first, so that nobody takes its place.
     town.cluster.node(lost + MASTERS).kill().await.unwrap();
     town.cluster.node(lost).kill().await.unwrap();
@@ -57,6 +89,15 @@ async fn the_rest_is_shown_when_a_node_is_gone_and_what_is_missing_is_named() {
     assert!(said.contains(&format!("no answer from {}: ", named(&gone))), "{said}");
     let listed = json(&String::from_utf8_lossy(&output.stdout));
     assert_eq!(listed.as_array().unwrap().len(), left.len(), "{listed}");
+
+    // The answer that is shown is the rest, and says so.
+    let names: Vec<String> = gone.iter().map(|part| part_of(STREAM, *part)).collect();
+    for path in ["/v1/dead-letters", "/v1/partitions", "/v1/stats", "/v1/overview", "/v1/quarantine", "/v1/issues"] {
+        let (status, answer) = asked(&herald, path).await;
+        assert_eq!((status, &answer["unavailable"]), (200, &names.clone().into()), "{path}: {answer}");
+    }
+    let (_, answer) = asked(&herald, "/v1/dead-letters").await;
+    assert_eq!((answer["items"].as_array().unwrap().len(), &answer["total"]), (left.len(), &left.len().into()));
 
     // What is of one part is whole if it is there, and what is not found may be in the other.
     for part in 0..PARTS {
