@@ -19,7 +19,7 @@ mod standing;
 use bytes::Bytes;
 
 pub use self::{
-    all::{Entries, FoundQuarantined, PartitionLook, Partitions, QuarantinePlace, QuarantineSide, Seen},
+    all::{Backlog, FoundQuarantined, PartitionLook, Partitions, QuarantinePlace, QuarantineSide, Seen},
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     dead_index::{DeadFilter, DeadGroup, DeadKey, DeadTotals, FoundDead, FoundPage},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},

@@ -274,6 +274,9 @@ async fn how_far_a_stream_is_routed_its_parts_tell() {
         let id = format!("{number}-0");
         house.redis.command::<String>(&["XADD", STREAM, &id, "event", "{}"]).await;
     }
+    let event = Event::new(9, "acc_3", "pi_9", "Captured");
+    house.redis.command::<String>(&["XADD", keys(1).stream(), "9-0", "event", &event.body]).await;
+    assert_eq!(house.json(&["event", "show", &event.id])["entry"], "9-0");
     let behind = || house.json(&["partition", "show", STREAM])["behind"].clone();
     assert!(behind().is_null(), "a part that says nothing may have everything before it");
     for (part, upto) in ["5-0", "2-0", "4-0", "5-0"].iter().enumerate() {

@@ -22,7 +22,7 @@ use crate::{
     http::problem::Problem,
     store::{
         error::StoreError,
-        queries::{ConsumerLook, DeadRange, Entries, LogFilter, Partitions, Survey},
+        queries::{Backlog, ConsumerLook, DeadRange, LogFilter, Partitions, Survey},
     },
     view::time::Time,
 };
@@ -47,7 +47,7 @@ pub struct Overview {
     minutes: Vec<Slot>,
     hours: Vec<Slot>,
     latest: Latency,
-    /// Entries of the stream that nobody has read yet; null where Redis does not know.
+    /// Backlog of the stream that nobody has read yet; null where Redis does not know.
     unread: Option<u64>,
     /// The age of the oldest of them, by its id.
     lag_ms: Option<u64>,
@@ -107,7 +107,7 @@ pub struct Waits {
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Reading {
     name: String,
-    /// Entries that it has read and not settled.
+    /// Backlog that it has read and not settled.
     pending: u64,
     idle_ms: u64,
 }
@@ -134,7 +134,7 @@ pub async fn overview(State(api): State<Api>, Staff(caller): Staff) -> Result<Js
 async fn look(queries: &mut Partitions) -> Result<Overview, StoreError> {
     let now_ms = queries.now_ms().await?;
     let survey = queries.survey(now_ms).await?;
-    let Entries { behind, oldest_behind, consumers, .. } = queries.entries().await?;
+    let Backlog { behind, oldest_behind, consumers, .. } = queries.entries().await?;
     let workers = consumers.into_iter().map(|one| {
         let ConsumerLook { name, pending, idle_ms } = one;
         Reading { name, pending, idle_ms }

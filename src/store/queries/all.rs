@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::future::{BoxFuture, join_all};
 
-pub use self::standing::{Entries, FoundQuarantined, PartitionLook, QuarantinePlace, QuarantineSide};
+pub use self::standing::{Backlog, FoundQuarantined, PartitionLook, QuarantinePlace, QuarantineSide};
 use super::Queries;
 use crate::{
     facts::{

@@ -4,12 +4,13 @@ use super::Partitions;
 use crate::{
     facts::{
         health::{Health, Waiting},
-        id::{AccountId, DeliveryId, EndpointId, EntryId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId},
         issue::{IssueId, Said},
         partition::{Mode, Slot, part_of},
         unserved::Unserved,
     },
     store::{
+        entries::{Entries, Search, StreamEntry},
         error::StoreError,
         keys::PartitionKeys,
         protocol::GROUP,
@@ -52,7 +53,7 @@ pub struct PartitionLook {
 
 /// The entries of all partitions: each counts where it is delivered, and on its way there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entries {
+pub struct Backlog {
     pub length: u64,
     pub added: u64,
     pub pending: u64,
@@ -134,6 +135,32 @@ impl Partitions {
         Ok(looks)
     }
 
+    /// The entry of this id: in the stream that it came to, or else in a part.
+    pub async fn entry(&mut self, id: EntryId) -> Result<Option<StreamEntry>, StoreError> {
+        let asked = self.everywhere();
+        let look = |one: Queries| async move { Entries::new(one.connection.clone(), one.keys).get(id).await };
+        Ok(self.ask_for(&asked, look).await?.into_iter().flatten().next())
+    }
+
+    /// Looks for an event by its own id, in each stream from the newest entry backwards, through about `most` entries in all.
+    pub async fn search(&mut self, id: &EventId, most: u64) -> Result<Search, StoreError> {
+        let asked = self.everywhere();
+        let share = most / asked.len() as u64;
+        let look = |one: Queries| async move { Entries::new(one.connection.clone(), one.keys).search(id, share).await };
+        let found = self.ask_for(&asked, look).await?;
+        let oldest = |found: &[Search], is_whole| {
+            found.iter().filter(|one| one.is_whole == is_whole).filter_map(|one| one.back_to).collect::<Vec<_>>()
+        };
+        // Further back than where the first look ended, something may be missing.
+        let back_to = oldest(&found, false).into_iter().max().or(oldest(&found, true).into_iter().min());
+        let (looked_at, is_whole) = (found.iter().map(|one| one.looked_at).sum(), found.iter().all(|one| one.is_whole));
+        let mut hits: Vec<StreamEntry> = found.into_iter().flat_map(|one| one.hits).collect();
+        // What was routed is in two streams, under one id.
+        hits.sort_by(|one, other| other.id.cmp(&one.id));
+        hits.dedup_by(|one, other| one.id == other.id);
+        Ok(Search { hits, looked_at, back_to, is_whole })
+    }
+
     /// The last id that any stream of an account's path has given out: nothing of it has been accepted after that. Each must answer.
     pub async fn last_entry_of(&mut self, account: &AccountId) -> Result<EntryId, StoreError> {
         let asked = self.concerned(Some(account), None).await;
@@ -156,10 +183,10 @@ impl Partitions {
     }
 
     /// What there is of entries, of those that deliver.
-    pub async fn entries(&mut self) -> Result<Entries, StoreError> {
+    pub async fn entries(&mut self) -> Result<Backlog, StoreError> {
         let asked = self.that_deliver();
         let found = self.ask_for(&asked, |mut one| async move { one.entries().await }).await?;
-        let mut all = Entries { behind: Some(0), ..Entries::default() };
+        let mut all = Backlog { behind: Some(0), ..Backlog::default() };
         for one in found {
             all.length += one.length;
             all.added += one.added;
@@ -317,14 +344,14 @@ fn sum(sum: Waiting, one: Waiting) -> Waiting {
 const MAX_ENDPOINTS: usize = 100_000;
 
 impl Queries {
-    async fn entries(&mut self) -> Result<Entries, StoreError> {
+    async fn entries(&mut self) -> Result<Backlog, StoreError> {
         let stream = self.stream().await?;
         let (length, added) = stream.map_or((0, 0), |stream| (stream.length, stream.added));
         let Some(group) = self.groups().await?.into_iter().find(|group| group.name == GROUP) else {
-            return Ok(Entries { length, added, behind: Some(added), ..Entries::default() });
+            return Ok(Backlog { length, added, behind: Some(added), ..Backlog::default() });
         };
         let oldest_behind = self.oldest_unread(group.last_delivered).await?;
-        Ok(Entries {
+        Ok(Backlog {
             length,
             added,
             pending: group.pending,
@@ -335,7 +362,7 @@ impl Queries {
     }
 
     async fn look(&mut self, mode: Mode) -> Result<PartitionLook, StoreError> {
-        let Entries { pending, behind, oldest_behind, .. } = self.entries().await?;
+        let Backlog { pending, behind, oldest_behind, .. } = self.entries().await?;
         // Of a routed stream its parts tell.
         let is_routed = matches!(mode, Mode::Routed { .. });
         let lease = self.lease().await?;
