@@ -156,7 +156,7 @@ impl Partitions {
         let (looked_at, is_whole) = (found.iter().map(|one| one.looked_at).sum(), found.iter().all(|one| one.is_whole));
         let mut hits: Vec<StreamEntry> = found.into_iter().flat_map(|one| one.hits).collect();
         // What was routed is in two streams, under one id.
-        hits.sort_by(|one, other| other.id.cmp(&one.id));
+        hits.sort_by_key(|hit| std::cmp::Reverse(hit.id));
         hits.dedup_by(|one, other| one.id == other.id);
         Ok(Search { hits, looked_at, back_to, is_whole })
     }
