@@ -11,6 +11,7 @@ mod history;
 mod intents;
 mod issues;
 pub mod observe;
+mod partitions;
 mod rollback;
 mod security;
 

@@ -8,12 +8,17 @@
 mod doctor;
 #[path = "support/merchants.rs"]
 mod merchants;
+#[path = "cluster/partitions.rs"]
+mod partitions;
 #[path = "support/herald.rs"]
 mod process;
 #[path = "cluster/routing.rs"]
 mod routing;
 #[path = "cluster/sentinels.rs"]
 mod sentinels;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "ops/stage.rs"]
+mod stage;
 #[path = "support/mod.rs"]
 mod support;
 #[path = "support/world.rs"]

@@ -15,6 +15,8 @@ mod letters;
 mod merchants;
 #[path = "ops/operations.rs"]
 mod operations;
+#[path = "ops/partitions.rs"]
+mod partitions;
 #[path = "support/herald.rs"]
 mod process;
 #[path = "ops/queries.rs"]

@@ -1,12 +1,21 @@
-//! How verbs ask a partition's owner for a change: one request, or many in batches, which is a [`Job`]. Only the owner changes anything. A
+//! How verbs ask partitions' owners for a change: one request, or many in batches, which is a [`Job`]. Only the owner changes anything. A
 //! request that nobody has answered stays in the inbox and is carried out when there is an owner again.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use crate::{
     clock,
     facts::{audit::Tally, endpoint::Mark},
-    store::{connection::Purpose, keys::PartitionKeys, protocol::Asked, queries::Queries, requests::Requests},
+    store::{
+        connection::{Connection, Purpose},
+        keys::PartitionKeys,
+        protocol::Asked,
+        queries::Queries,
+        requests::Requests,
+    },
     surface::{Context, VerbError, note, tell, words},
 };
 
@@ -61,7 +70,7 @@ impl<'t> Job<'t> {
     }
 
     /// Asks for all of these, at most [`BATCH`], and says how far the job is then.
-    pub async fn batch(&mut self, asked: &[(String, Asked)]) -> anyhow::Result<()> {
+    pub async fn batch(&mut self, asked: &[(String, PartitionKeys, Asked)]) -> anyhow::Result<()> {
         let answered = self.asking.batch(asked, &mut self.done).await;
         self.tally.set(self.done.done, self.done.refused);
         answered?;
@@ -99,65 +108,81 @@ impl Progress {
     }
 }
 
+/// Asks the owners of partitions, each in its own inbox.
 pub struct Asking {
-    requests: Requests,
-    keys: PartitionKeys,
+    looks: Connection,
+    waiting: Connection,
     mark: Mark,
+    inboxes: HashMap<String, Requests>,
 }
 
 impl Asking {
-    /// Refuses if nobody owns the partition, so that nothing is left in its inbox by surprise.
     pub async fn connect(context: &Context, mark: Mark) -> anyhow::Result<Self> {
-        must_be_owned(context).await?;
-        let keys = context.keys()?;
-        let connection = context.redis()?.connect(Purpose::Wakeup).await?;
-        Ok(Self { requests: Requests::new(connection, keys.clone()), keys, mark })
+        let redis = context.redis()?;
+        let (looks, waiting) = (redis.connect(Purpose::Other).await?, redis.connect(Purpose::Wakeup).await?);
+        Ok(Self { looks, waiting, mark, inboxes: HashMap::new() })
     }
 
     /// Asks once and waits for the answer.
-    pub async fn one(&self, asked: &Asked) -> anyhow::Result<()> {
-        let request = self.requests.ask(asked, &self.mark).await?;
-        match self.requests.await_answer(request, ANSWER_TIMEOUT).await? {
+    pub async fn one(&mut self, keys: &PartitionKeys, asked: &Asked) -> anyhow::Result<()> {
+        let inbox = self.inbox(keys).await?;
+        let request = inbox.ask(asked, &self.mark).await?;
+        match inbox.await_answer(request, ANSWER_TIMEOUT).await? {
             Some(answer) if answer == "ok" => Ok(()),
             Some(answer) => Err(VerbError::Refused(why(&answer).to_owned()).into()),
-            None => Err(self.unanswered(1).into()),
+            None => Err(unanswered(1, keys).into()),
         }
     }
 
     /// Asks for all of these and waits for every answer. A refusal is reported and counted.
-    async fn batch(&self, asked: &[(String, Asked)], so_far: &mut Done) -> anyhow::Result<()> {
-        let mut waiting = Vec::with_capacity(asked.len());
-        for (name, asked) in asked {
-            waiting.push((name, self.requests.ask(asked, &self.mark).await?));
+    async fn batch(&mut self, asked: &[(String, PartitionKeys, Asked)], so_far: &mut Done) -> anyhow::Result<()> {
+        let mut inboxes = Vec::with_capacity(asked.len());
+        for (_, keys, _) in asked {
+            inboxes.push(self.inbox(keys).await?);
         }
-        for (at, (name, request)) in waiting.iter().enumerate() {
-            match self.requests.await_answer(*request, ANSWER_TIMEOUT).await? {
+        let mut waiting = Vec::with_capacity(asked.len());
+        for ((name, keys, asked), inbox) in asked.iter().zip(inboxes) {
+            let request = inbox.ask(asked, &self.mark).await?;
+            waiting.push((name, keys, request, inbox));
+        }
+        for (at, (name, keys, request, inbox)) in waiting.iter().enumerate() {
+            match inbox.await_answer(*request, ANSWER_TIMEOUT).await? {
                 Some(answer) if answer == "ok" => so_far.done += 1,
                 Some(answer) => {
                     so_far.refused += 1;
                     tell(format_args!("{name}: {}", why(&answer)));
                 }
-                None => return Err(self.unanswered((waiting.len() - at) as u64).into()),
+                None => return Err(unanswered((waiting.len() - at) as u64, keys).into()),
             }
         }
         Ok(())
     }
 
-    fn unanswered(&self, open: u64) -> VerbError {
-        let requests = words::count(open, "request", "requests");
-        VerbError::Unanswered(format!(
-            "{requests} got no answer within {}: they stay in the inbox of {} and are carried out when a worker owns it; \
-             `herald doctor` shows who does",
-            words::span(ANSWER_TIMEOUT.as_millis() as u64),
-            self.keys.stream(),
-        ))
+    /// Refuses if nobody owns the partition, so that nothing is left in its inbox by surprise.
+    async fn inbox(&mut self, keys: &PartitionKeys) -> anyhow::Result<Requests> {
+        if let Some(known) = self.inboxes.get(keys.stream()) {
+            return Ok(known.clone());
+        }
+        must_be_owned(self.looks.clone(), keys).await?;
+        let inbox = Requests::new(self.waiting.clone(), keys.clone());
+        self.inboxes.insert(keys.stream().to_owned(), inbox.clone());
+        Ok(inbox)
     }
 }
 
+fn unanswered(open: u64, keys: &PartitionKeys) -> VerbError {
+    let requests = words::count(open, "request", "requests");
+    VerbError::Unanswered(format!(
+        "{requests} got no answer within {}: they stay in the inbox of {} and are carried out when a worker owns it; \
+         `herald doctor` shows who does",
+        words::span(ANSWER_TIMEOUT.as_millis() as u64),
+        keys.stream(),
+    ))
+}
+
 /// Refuses if nobody owns the partition.
-pub async fn must_be_owned(context: &Context) -> anyhow::Result<()> {
-    let keys = context.keys()?;
-    if Queries::new(context.connect().await?, keys.clone()).lease().await?.is_none() {
+pub async fn must_be_owned(connection: Connection, keys: &PartitionKeys) -> anyhow::Result<()> {
+    if Queries::new(connection, keys.clone()).lease().await?.is_none() {
         let text = format!("no worker owns {}, so nothing was asked: start one with `herald serve`", keys.stream());
         return Err(VerbError::Unanswered(text).into());
     }

@@ -16,9 +16,9 @@ use crate::{
     },
     store::{
         protocol::Asked,
-        queries::{ChainHead, Queries, Unfinished},
+        queries::{ChainHead, Partitions, Unfinished},
     },
-    surface::{Context, Format, VerbError, audited, note, words},
+    surface::{Context, Format, VerbError, audited, note, of_those_that_answer, words},
     view::{Viewer, chain::ChainView, standing::standing},
 };
 
@@ -67,15 +67,16 @@ pub struct ReleaseArgs {
 }
 
 pub async fn run(context: &Context, verb: ChainVerb) -> anyhow::Result<()> {
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
-    match verb {
+    let mut queries = context.partitions().await?;
+    let done = match verb {
         ChainVerb::List(args) => list(context, &mut queries, args).await,
         ChainVerb::Show(which) => show(context, &mut queries, &which).await,
         ChainVerb::Release(args) => release(context, &mut queries, args).await,
-    }
+    };
+    of_those_that_answer(&queries, done)
 }
 
-async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyhow::Result<()> {
+async fn list(context: &Context, queries: &mut Partitions, args: ListArgs) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
     let totals = queries.totals(&args.endpoint).await?;
     let (chains, is_complete) = queries.chains(&args.endpoint, MAX_CHAINS).await?;
@@ -126,7 +127,7 @@ fn cells(chain: &ChainHead, now_ms: u64, is_paused: bool) -> Vec<String> {
     ]
 }
 
-async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow::Result<()> {
+async fn show(context: &Context, queries: &mut Partitions, which: &Which) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
     let chain = chain_of(queries, which).await?;
     let head = &chain[0];
@@ -162,7 +163,7 @@ async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow
     Ok(())
 }
 
-async fn release(context: &Context, queries: &mut Queries, args: ReleaseArgs) -> anyhow::Result<()> {
+async fn release(context: &Context, queries: &mut Partitions, args: ReleaseArgs) -> anyhow::Result<()> {
     let chain = chain_of(queries, &args.which).await?;
     let head = &chain[0].id;
     let next = chain.get(1).map_or("nothing waits behind it".to_owned(), |next| format!("{} goes next", next.id));
@@ -173,14 +174,15 @@ async fn release(context: &Context, queries: &mut Queries, args: ReleaseArgs) ->
     let asked = Asked::Release(args.which.endpoint.clone(), args.which.intent.clone(), Some(head.entry));
     let Which { endpoint, intent } = &args.which;
     let begun = args.consent.act(Act::ChainRelease).endpoint(endpoint).intent(intent).target(head);
-    let release = async |_: &mut _| Asking::connect(context, args.consent.mark()).await?.one(&asked).await;
+    let [keys] = &queries.keys_of(std::slice::from_ref(head)).await?[..] else { return Ok(()) };
+    let release = async |_: &mut _| Asking::connect(context, args.consent.mark()).await?.one(keys, &asked).await;
     audited(context, begun, release).await?;
     note(format_args!("{head} is a dead letter; {next}"));
     note(format_args!("Send it after all:  herald dead-letter redeliver {head} --reason '…'"));
     Ok(())
 }
 
-async fn chain_of(queries: &mut Queries, which: &Which) -> anyhow::Result<Vec<Unfinished>> {
+async fn chain_of(queries: &mut Partitions, which: &Which) -> anyhow::Result<Vec<Unfinished>> {
     let chain = queries.chain(&which.endpoint, &which.intent, MAX_OF_CHAIN).await?;
     match chain.is_empty() {
         false => Ok(chain),

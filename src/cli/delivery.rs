@@ -10,8 +10,8 @@ use super::{
 use crate::{
     facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
     history::Told,
-    store::queries::{Queries, Totals, Unfinished, WhereUnfinished, Whereabouts},
-    surface::{Context, Format, VerbError, note, words},
+    store::queries::{Partitions, Totals, Unfinished, WhereUnfinished, Whereabouts},
+    surface::{Context, Format, VerbError, note, of_those_that_answer, words},
     view::{
         Viewer,
         deliveries::{self, Asked, DeliveryLine, Found, Side},
@@ -65,14 +65,15 @@ pub struct ListArgs {
 }
 
 pub async fn run(context: &Context, verb: DeliveryVerb) -> anyhow::Result<()> {
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
-    match verb {
+    let mut queries = context.partitions().await?;
+    let done = match verb {
         DeliveryVerb::List(args) => list(context, &mut queries, args).await,
         DeliveryVerb::Show { id } => show(context, &mut queries, &id).await,
-    }
+    };
+    of_those_that_answer(&queries, done)
 }
 
-async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyhow::Result<()> {
+async fn list(context: &Context, queries: &mut Partitions, args: ListArgs) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let asked = Asked {
@@ -178,7 +179,7 @@ fn cells(row: &DeliveryLine) -> Vec<String> {
     ]
 }
 
-async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyhow::Result<()> {
+async fn show(context: &Context, queries: &mut Partitions, id: &DeliveryId) -> anyhow::Result<()> {
     let pause = pause::paused(context).await;
     let told = deliveries::tell(queries, &context.history(), id, None, Viewer::Operator, pause.is_some()).await?;
     let (reach, now_ms) = (told.past.reach.words(), told.now_ms);

@@ -18,8 +18,11 @@ use crate::{
         traceparent::Traceparent,
     },
     history::{EventPlace, EventsWanted, KeptEvent},
-    store::entries::{Entries, StreamEntry},
-    surface::{Context, Output, VerbError, even_unread, note, when},
+    store::{
+        entries::{Entries, StreamEntry},
+        queries::Partitions,
+    },
+    surface::{Context, Output, VerbError, even_unread, note, of_those_that_answer, when},
 };
 
 /// Largest input of `publish`, which is read whole so that all of it is checked before the first event is added.
@@ -175,12 +178,17 @@ struct Shown {
 }
 
 async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<()> {
-    let mut entries = entries(context).await?;
+    let mut partitions = context.partitions().await?;
+    let done = found(context, args, &mut partitions).await;
+    of_those_that_answer(&partitions, done)
+}
+
+async fn found(context: &Context, args: ShowArgs, entries: &mut Partitions) -> anyhow::Result<()> {
     let stream = &context.config.stream.name;
     const ELSEWHERE: &str = "finished events are trimmed from the stream, and the history keeps them for history.bodies; \
                              `herald delivery list --event EVENT` looks at all that was tried";
     if let Ok(id) = args.id.parse::<EntryId>() {
-        let found = entries.get(id).await?;
+        let found = entries.entry(id).await?;
         let entry = found.ok_or_else(|| VerbError::NotFound(format!("entry {id} is not in {stream}: {ELSEWHERE}")))?;
         return print(context.output, &entry, context.now_ms());
     }

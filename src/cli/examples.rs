@@ -5,6 +5,10 @@ use clap::{Command, builder::StyledStr};
 
 /// By the verb, without `herald`.
 const EXAMPLES: &[(&str, &[&str])] = &[
+    ("partition list", &["herald partition list", "herald partition list -o json"]),
+    ("partition show", &["herald partition show payment-intents:6"]),
+    ("partition of", &["herald partition of acc_1"]),
+    ("worker list", &["herald worker list"]),
     ("serve", &["herald serve --config /etc/herald/herald.toml", "herald serve --redis-url redis://10.0.0.5:6379"]),
     ("demo", &["herald demo", "herald demo --for 20s", "herald demo --incident"]),
     ("intents serve", &["herald intents serve --set intents.listen=127.0.0.1:8090"]),

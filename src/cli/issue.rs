@@ -15,9 +15,9 @@ use crate::{
     },
     store::{
         issues::IssueStore,
-        queries::{IssuesLook, Queries},
+        queries::{IssuesLook, Partitions},
     },
-    surface::{Context, Format, VerbError, audited, note, when, words},
+    surface::{Context, Format, VerbError, audited, note, of_those_that_answer, when, words},
     view::issue::{IssueView, with_sample},
 };
 
@@ -62,7 +62,7 @@ pub struct SayArgs {
 
 /// What there is, as of one moment.
 struct Look {
-    queries: Queries,
+    queries: Partitions,
     issues: Vec<Issue>,
     endpoints: HashMap<EndpointId, Endpoint>,
     has_owner: bool,
@@ -80,8 +80,8 @@ pub async fn run(context: &Context, verb: IssueVerb) -> anyhow::Result<()> {
 }
 
 async fn look(context: &Context) -> anyhow::Result<Look> {
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
-    let (now_ms, has_owner) = (queries.now_ms().await?, queries.lease().await?.is_some());
+    let mut queries = context.partitions().await?;
+    let (now_ms, has_owner) = (queries.now_ms().await?, queries.are_owned(None).await?);
     let found = queries.issues(&mut context.registry().await?, now_ms).await?;
     let IssuesLook { survey, issues, endpoints } = found;
     Ok(Look { queries, issues, endpoints, has_owner, now_ms, as_of_ms: survey.as_of_ms })
@@ -116,6 +116,11 @@ impl Look {
 
 async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     let look = look(context).await?;
+    let done = list_all(context, &args, &look);
+    of_those_that_answer(&look.queries, done)
+}
+
+fn list_all(context: &Context, args: &ListArgs, look: &Look) -> anyhow::Result<()> {
     let wanted: Vec<&Issue> = look.issues.iter().filter(|issue| args.wants(issue)).collect();
     let mut rows = context.output.list(&["ISSUE", "STATE", "SINCE", "FAILED", "DEAD", "WHO ACTS"]);
     for issue in wanted.iter().take(args.limit) {
@@ -242,14 +247,15 @@ fn attempts(issue: &Issue) -> String {
 }
 
 async fn say(context: &Context, args: SayArgs, state: State) -> anyhow::Result<()> {
-    let look = look(context).await?;
+    let mut look = look(context).await?;
+    let keys = look.queries.home_of(&args.id.endpoint).await;
     let issue = look.find(&args.id)?;
     let act = if state == State::Resolved { Act::IssueResolve } else { Act::IssueAck };
     let begun = args.change.act(act).endpoint(&args.id.endpoint).target(args.id.to_string());
     let begun = issue.account.iter().fold(begun, |begun, account| begun.account(account));
     // By Redis' clock, so that it can be told what happened afterwards.
     let said = Said { state, mark: Mark { at_ms: look.now_ms, ..args.change.mark() } };
-    let mut store = IssueStore::new(context.connect().await?, context.keys()?);
+    let mut store = IssueStore::new(context.connect().await?, keys);
     audited(context, begun, async |_| Ok(store.say(&args.id, &said).await?)).await?;
     note(format_args!("issue {} is {}", args.id, state.name()));
     if state == State::Resolved && issue.is_failing {

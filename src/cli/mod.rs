@@ -19,6 +19,7 @@ mod key;
 mod manual;
 mod nearest;
 mod operation;
+mod partition;
 mod pause;
 mod plan;
 mod portal;
@@ -31,6 +32,7 @@ mod trigger;
 mod verify;
 mod version;
 mod whole_story;
+mod worker;
 
 use std::process;
 
@@ -109,6 +111,12 @@ enum Verb {
     /// Operations: one thing done to many deliveries, planned first and then carried out by the worker
     #[command(subcommand)]
     Operation(operation::OperationVerb),
+    /// The stream, and the parts that it is split into
+    #[command(subcommand)]
+    Partition(partition::PartitionVerb),
+    /// Workers: the processes that deliver
+    #[command(subcommand)]
+    Worker(worker::WorkerVerb),
     /// Stream entries that are not valid events
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineVerb),
@@ -213,6 +221,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Chain(verb) => chain::run(&context()?, verb).await,
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
         Verb::Operation(verb) => operation::run(&context()?, verb).await,
+        Verb::Partition(verb) => partition::run(&context()?, verb).await,
+        Verb::Worker(verb) => worker::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
         Verb::Audit(verb) => audit::run(&context()?, verb).await,
         Verb::Key(verb) => key::run(&context()?, verb).await,

@@ -13,10 +13,11 @@ use crate::{
         id::EntryId,
     },
     store::{
+        keys::PartitionKeys,
         protocol::Asked,
-        queries::{Quarantined, Queries},
+        queries::{FoundQuarantined, Partitions, QuarantinePlace, QuarantineSide, Quarantined},
     },
-    surface::{Context, VerbError, audited, note, words},
+    surface::{Context, VerbError, audited, note, of_those_that_answer, words},
     view::quarantine::QuarantineView,
 };
 
@@ -61,33 +62,41 @@ enum Job {
 }
 
 pub async fn run(context: &Context, verb: QuarantineVerb) -> anyhow::Result<()> {
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
-    match verb {
+    let mut queries = context.partitions().await?;
+    let done = match verb {
         QuarantineVerb::List { limit } => list(context, &mut queries, limit).await,
         QuarantineVerb::Show { entry } => show(context, &mut queries, entry).await,
         QuarantineVerb::Requeue(args) => job(context, &mut queries, Job::Requeue, args).await,
         QuarantineVerb::Discard(args) => job(context, &mut queries, Job::Discard, args).await,
-    }
+    };
+    of_those_that_answer(&queries, done)
 }
 
-async fn list(context: &Context, queries: &mut Queries, limit: usize) -> anyhow::Result<()> {
+async fn list(context: &Context, queries: &mut Partitions, limit: usize) -> anyhow::Result<()> {
     let (now_ms, there) = (queries.now_ms().await?, queries.count_quarantined().await?);
     note(match there {
         0 => "the quarantine is empty".to_owned(),
         n => words::count(n, "entry is not a valid event", "entries are not valid events"),
     });
-    let mut rows = context.output.list(&["ENTRY", "SINCE", "WHAT IS WRONG", "BODY"]);
-    let (mut after, mut left, mut first) = (None, limit, None);
+    let are_many = queries.are_many();
+    let titles = ["ENTRY", "SINCE", "WHAT IS WRONG", "BODY", "STREAM"];
+    let mut rows = context.output.list(&titles[..titles.len() - usize::from(!are_many)]);
+    let (mut after, mut left, mut first) = (None::<QuarantinePlace>, limit, None);
     while left > 0 {
-        let (page, next) = queries.quarantine(after.as_ref(), left).await?;
+        let (page, has_more) = queries.quarantine(QuarantineSide::After(after.as_ref()), left).await?;
         left -= page.len().min(left);
-        for one in &page {
-            first = first.or(Some(one.entry));
-            rows.push(&QuarantineView::of(one), || cells(one, now_ms))?;
+        for found in &page {
+            first = first.or(Some(found.one.entry));
+            let stream = are_many.then_some(found.stream.as_str());
+            rows.push(&QuarantineView::of(&found.one, stream), || {
+                let mut cells = cells(&found.one, now_ms);
+                cells.extend(stream.map(str::to_owned));
+                cells
+            })?;
         }
-        match next {
-            Some(next) => after = Some(next),
-            None => break,
+        match page.into_iter().next_back() {
+            Some(last) if has_more => after = Some(last.place),
+            _ => break,
         }
     }
     rows.finish()?;
@@ -107,9 +116,9 @@ fn cells(one: &Quarantined, now_ms: u64) -> Vec<String> {
     vec![one.entry.to_string(), words::ago(one.at_ms, now_ms), one.error.clone(), format!("{preview}{more}")]
 }
 
-async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyhow::Result<()> {
+async fn show(context: &Context, queries: &mut Partitions, entry: EntryId) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
-    let one = found(queries, entry).await?;
+    let (keys, one) = found(queries, entry).await?;
     let kept = match one.cut {
         true if has_no_event(&one) => "its fields as text: there is no event in it to put back".to_owned(),
         true => format!(
@@ -119,7 +128,7 @@ async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyho
         false => format!("all of its {}", words::bytes(one.body.len() as u64)),
     };
     context.output.one(
-        &QuarantineView::of(&one),
+        &QuarantineView::of(&one, queries.are_many().then(|| keys.stream())),
         &[
             ("what is wrong", one.error.clone()),
             ("entry", one.entry.to_string()),
@@ -140,9 +149,9 @@ fn has_no_event(one: &Quarantined) -> bool {
     one.error == "the entry has no field \"event\""
 }
 
-async fn job(context: &Context, queries: &mut Queries, job: Job, args: JobArgs) -> anyhow::Result<()> {
+async fn job(context: &Context, queries: &mut Partitions, job: Job, args: JobArgs) -> anyhow::Result<()> {
     let Some(entry) = args.entry else { return all(context, queries, job, &args.consent).await };
-    let one = found(queries, entry).await?;
+    let (keys, one) = found(queries, entry).await?;
     if matches!(job, Job::Requeue) && one.cut {
         let why = match has_no_event(&one) {
             true => format!("{entry} has no field \"event\", so there is nothing to put back: have it published anew"),
@@ -159,14 +168,15 @@ async fn job(context: &Context, queries: &mut Queries, job: Job, args: JobArgs) 
     if args.consent.confirm(&format!("{} the entry {entry}{overtaken}", job.verb()))? == Go::Ahead {
         let begun = args.consent.act(job.act()).target(entry);
         let begun = intent_in(&one.body).iter().fold(begun, Begun::intent);
-        let ask = async |_: &mut _| Asking::connect(context, args.consent.mark()).await?.one(&job.asked(entry)).await;
+        let ask =
+            async |_: &mut _| Asking::connect(context, args.consent.mark()).await?.one(&keys, &job.asked(entry)).await;
         audited(context, begun, ask).await?;
         note(format_args!("{entry} {}", job.past()));
     }
     Ok(())
 }
 
-async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Consent) -> anyhow::Result<()> {
+async fn all(context: &Context, queries: &mut Partitions, job: Job, consent: &Consent) -> anyhow::Result<()> {
     let there = queries.count_quarantined().await?;
     if there == 0 {
         note("the quarantine is empty: nothing to do");
@@ -190,26 +200,44 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
     audited(context, begun, carry_out).await?.show(context, job.past())
 }
 
-async fn carry_out(queries: &mut Queries, mut asking: asking::Job<'_>, job: Job, there: u64) -> anyhow::Result<Done> {
-    let (mut after, mut looked) = (None, 0);
+async fn carry_out(
+    queries: &mut Partitions,
+    mut asking: asking::Job<'_>,
+    job: Job,
+    there: u64,
+) -> anyhow::Result<Done> {
+    let (mut after, mut looked) = (None::<QuarantinePlace>, 0);
     // An entry that comes back into the quarantine meanwhile is not taken twice.
     while looked < there {
-        let (page, next) = queries.quarantine(after.as_ref(), BATCH).await?;
+        let (page, has_more) = queries.quarantine(QuarantineSide::After(after.as_ref()), BATCH).await?;
         looked += page.len() as u64;
-        let asked: Vec<_> = page.iter().map(|one| (one.entry.to_string(), job.asked(one.entry))).collect();
+        let mut asked = Vec::with_capacity(page.len());
+        for FoundQuarantined { stream, one, .. } in &page {
+            asked.push((one.entry.to_string(), PartitionKeys::new(stream)?, job.asked(one.entry)));
+        }
         asking.batch(&asked).await?;
-        match next {
-            Some(next) => after = Some(next),
-            None => break,
+        match page.into_iter().next_back() {
+            Some(last) if has_more => after = Some(last.place),
+            _ => break,
         }
     }
     Ok(asking.end())
 }
 
-async fn found(queries: &mut Queries, entry: EntryId) -> anyhow::Result<Quarantined> {
-    let missing =
-        || VerbError::NotFound(format!("{entry} is not in quarantine: `herald quarantine list` shows what is"));
-    Ok(queries.quarantined(entry).await?.ok_or_else(missing)?)
+async fn found(queries: &mut Partitions, entry: EntryId) -> anyhow::Result<(PartitionKeys, Quarantined)> {
+    let mut found = queries.quarantined(entry).await?;
+    match found.pop() {
+        Some(one) if found.is_empty() => Ok(one),
+        Some(last) => {
+            let streams: Vec<&str> = found.iter().chain([&last]).map(|(keys, _)| keys.stream()).collect();
+            let text = format!("{entry} is in quarantine in {}: name one of them with --stream", streams.join(", "));
+            Err(VerbError::Refused(text).into())
+        }
+        None => {
+            let text = format!("{entry} is not in quarantine: `herald quarantine list` shows what is");
+            Err(VerbError::NotFound(text).into())
+        }
+    }
 }
 
 impl Job {

@@ -18,9 +18,9 @@ use crate::{
     history::{EventsWanted, KeptEvent, Told, Wanted},
     store::{
         audit::{Logged, Wanted as WantedActs},
-        queries::{DeadFilter, DeadOrder, FoundDead, MAX_PAGE, Queries, Unfinished},
+        queries::{DeadFilter, DeadOrder, FoundDead, MAX_PAGE, Partitions, Unfinished},
     },
-    surface::{Context, VerbError, note, words},
+    surface::{Context, VerbError, note, of_those_that_answer, words},
     view::{
         deliveries::{MAX_TOLD, waited},
         past,
@@ -58,7 +58,7 @@ struct Line {
 }
 
 pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    let mut queries = context.partitions().await?;
     let now_ms = queries.now_ms().await?;
     let until_ms = args.until.map(|until| until.ms(now_ms));
     let wanted = Wanted { intent: Some(args.id.clone()), until_ms, ..Wanted::default() };
@@ -75,7 +75,8 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
     if until_ms.is_none() {
         story.add_waiting(context, &mut queries).await?;
     }
-    story.show(context, &reach)
+    let done = story.show(context, &reach);
+    of_those_that_answer(&queries, done)
 }
 
 struct Story {
@@ -138,7 +139,7 @@ impl Story {
     }
 
     /// Attempts and ends; and its dead letters of which the history and the log do not tell, because they are older.
-    async fn add_ends(&mut self, queries: &mut Queries, past: &past::Past) -> anyhow::Result<()> {
+    async fn add_ends(&mut self, queries: &mut Partitions, past: &past::Past) -> anyhow::Result<()> {
         let filter = DeadFilter {
             intent: Some(self.id.clone()),
             until_ms: self.until_ms.unwrap_or(u64::MAX),
@@ -193,7 +194,7 @@ impl Story {
     }
 
     /// What is not over: it comes last, and its time is now.
-    async fn add_waiting(&mut self, context: &Context, queries: &mut Queries) -> anyhow::Result<()> {
+    async fn add_waiting(&mut self, context: &Context, queries: &mut Partitions) -> anyhow::Result<()> {
         let unfinished = queries.unfinished_of_intent(&self.id, MAX_OF_CHAIN).await?;
         if unfinished.is_empty() {
             return Ok(());

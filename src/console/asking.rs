@@ -1,6 +1,9 @@
 //! The console is a client of the API within its own process: what a page may show and change is what the API allows whoever looks.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{
     Router,
@@ -8,7 +11,10 @@ use axum::{
     extract::Request,
     http::{Method, StatusCode, header},
 };
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 use tower_service::Service;
 
@@ -20,12 +26,33 @@ use crate::{
 /// Longest answer that a page is made of: a page of the largest entries in quarantine.
 const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 
+/// For one visit: it knows what was missing from the answers so far.
 #[derive(Clone)]
-pub struct Client(Router);
+pub struct Client {
+    calls: Router,
+    unavailable: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// What an answer says of what is missing from it.
+#[derive(Deserialize)]
+struct Missing {
+    #[serde(default)]
+    unavailable: BTreeSet<String>,
+}
 
 impl Client {
     pub fn new(api: Api) -> Self {
-        Self(v1::calls(api))
+        Self { calls: v1::calls(api), unavailable: Arc::default() }
+    }
+
+    /// The same for another visit.
+    pub fn anew(&self) -> Self {
+        Self { calls: self.calls.clone(), unavailable: Arc::default() }
+    }
+
+    /// The streams of which something is missing from the answers.
+    pub fn unavailable(&self) -> Vec<String> {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     pub async fn get<T: DeserializeOwned>(&self, caller: &Caller, path: &str) -> Result<T, Problem> {
@@ -54,7 +81,7 @@ impl Client {
     ) -> Result<T, Problem> {
         let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
         let request = request.extension(caller.clone()).body(body).map_err(|error| Problem::internal(&error))?;
-        let mut response = self.0.clone().call(request).await.unwrap_or_else(|never| match never {});
+        let mut response = self.calls.clone().call(request).await.unwrap_or_else(|never| match never {});
         if let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() {
             return Err(Arc::unwrap_or_clone(problem));
         }
@@ -66,6 +93,10 @@ impl Client {
         let bytes =
             to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|error| Problem::internal(&error))?;
         let bytes = if bytes.is_empty() { Bytes::from_static(b"null") } else { bytes };
+        // A list has none, and what is not told of is nothing.
+        if let Ok(Missing { unavailable }) = serde_json::from_slice(&bytes) {
+            self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).extend(unavailable);
+        }
         serde_json::from_slice(&bytes).map_err(|error| Problem::internal(&format_args!("{path}: {error}")))
     }
 }

@@ -38,6 +38,8 @@ pub struct Frame {
     pub here: String,
     pub form_key: String,
     pub now_ms: u64,
+    /// The streams of which something is missing.
+    pub unavailable: Vec<String>,
     pub refreshes: bool,
 }
 
@@ -52,6 +54,7 @@ impl Frame {
             here: "/console".to_owned(),
             form_key,
             now_ms: crate::clock::wall_ms(),
+            unavailable: Vec::new(),
             refreshes: false,
         }
     }

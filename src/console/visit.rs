@@ -127,7 +127,7 @@ pub async fn known(State(console): State<Console>, mut request: Request, next: N
         caller,
         uri: request.uri().clone(),
         notice: console.seal.notice(request.headers()),
-        client: console.client.clone(),
+        client: console.client.anew(),
         session,
         console,
         is_https,
@@ -285,6 +285,7 @@ impl Visit {
             here: self.uri.path_and_query().map_or_else(String::new, ToString::to_string),
             form_key: self.session.form_key.clone(),
             now_ms: self.now_ms(),
+            unavailable: self.client.unavailable(),
             refreshes: true,
         }
     }

@@ -8,7 +8,7 @@ use super::{
     finding::{Finding, Findings},
     intents, issues,
     observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, SealLook, Server},
-    security,
+    partitions, security,
 };
 use crate::{
     facts::id::{AccountId, EndpointId},
@@ -79,7 +79,10 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
         memory(&mut findings, server, partition);
         quotas(&mut findings, observed, server, partition);
         owner(&mut findings, observed, partition);
-        group(&mut findings, observed, partition);
+        if !observed.parts.is_routed() {
+            group(&mut findings, observed, partition);
+        }
+        partitions::judge(&mut findings, &observed.parts, server.redis_now_ms);
         ids(&mut findings, partition, server.redis_now_ms);
         stuck(&mut findings, partition);
         unfinished(&mut findings, observed, partition, server.redis_now_ms);
@@ -657,6 +660,7 @@ pub(super) mod tests {
             }),
             intents: Some(IntentsLook::default()),
             issues: None,
+            parts: partitions::Parts::default(),
             unserved: Vec::new(),
             workers: Vec::new(),
             unasked: Vec::new(),

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use super::partitions::Parts;
 use crate::{
     clock,
     config::Config,
@@ -24,8 +25,8 @@ use crate::{
         nodes::ClusterLook,
         protocol::{CONSUMER, GROUP},
         queries::{
-            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, IssuesLook, LeaseLook, Oldest, Pending,
-            Queries, RedisSettings,
+            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, IssuesLook, LeaseLook, Oldest, Partitions,
+            Pending, Queries, RedisSettings,
         },
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},
@@ -69,6 +70,8 @@ pub struct Observed {
     pub intents: Option<IntentsLook>,
     /// What fails at endpoints, why and since when.
     pub issues: Option<IssuesLook>,
+    /// Of a stream that is split.
+    pub parts: Parts,
     /// Accounts with events that nobody is told of, or that are of an unknown type.
     pub unserved: Vec<(AccountId, Unserved)>,
     /// What the live workers tell of themselves.
@@ -201,6 +204,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         intents: None,
         issues: None,
         unserved: Vec::new(),
+        parts: Parts::default(),
         workers: Vec::new(),
         unasked: Vec::new(),
         limits,
@@ -226,8 +230,14 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
     observed.intents = keep(unasked, queries.intents().await);
     if let Some(now_ms) = observed.server.as_ref().ok().map(|server| server.redis_now_ms) {
         let mut registry = RegistryStore::on(connection.clone());
-        observed.issues = keep(unasked, queries.issues(&mut registry, now_ms).await);
-        observed.unserved = keep(unasked, queries.unserved().await).unwrap_or_default();
+        if let Some(mut all) = keep(unasked, Partitions::find(connection.clone(), &keys).await) {
+            if all.are_many() {
+                let looks = keep(unasked, all.look().await).unwrap_or_default();
+                observed.parts = Parts { looks, silent: all.unavailable() };
+            }
+            observed.issues = keep(unasked, all.issues(&mut registry, now_ms).await);
+            observed.unserved = keep(unasked, all.unserved().await).unwrap_or_default();
+        }
     }
     let weights = observed.partition.iter().flat_map(|partition| &partition.weights);
     let weighed = weights.map(|(endpoint, _)| endpoint.clone()).collect();

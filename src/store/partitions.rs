@@ -1,7 +1,9 @@
 //! Which streams there are: one, or those that it was split into. The authority for each is `mode` in its own slot; what the registry's
 //! slot has of it is a hint, by which a worker learns of all of them with one command.
 
-use futures_util::future::try_join_all;
+use std::collections::BTreeMap;
+
+use futures_util::future::{join_all, try_join_all};
 
 use super::{
     connection::{Connection, Subject},
@@ -23,6 +25,36 @@ pub async fn layout(connection: &Connection, root: &str) -> Result<Layout, Store
         unasked = asked.iter().zip(modes).flat_map(|(stream, mode)| layout.learn(stream, mode)).collect();
     }
     Ok(layout)
+}
+
+/// The same as far as their slots answer, with those whose slot does not: of these it is as the hint has it. An error where the root
+/// does not answer and there is no hint of its parts.
+pub async fn seen(connection: &Connection, root: &str) -> Result<(Layout, BTreeMap<String, StoreError>), StoreError> {
+    let (mut layout, mut away) = (Layout::of_one(root), BTreeMap::new());
+    let (mut unasked, mut hints) = (vec![root.to_owned()], None::<Layout>);
+    while !unasked.is_empty() {
+        let asked = std::mem::take(&mut unasked);
+        let modes = join_all(asked.iter().map(|stream| mode(connection.clone(), stream))).await;
+        for (stream, mode) in asked.into_iter().zip(modes) {
+            let mode = match mode {
+                Ok(mode) => mode,
+                Err(error @ StoreError::Unavailable { .. }) => {
+                    if hints.is_none() {
+                        hints = Some(hinted(&mut connection.clone(), root).await.unwrap_or_default());
+                    }
+                    let mode = hints.as_ref().map(|hints| hints.mode(&stream).clone()).unwrap_or_default();
+                    if stream == root && mode == Mode::Worked {
+                        return Err(error);
+                    }
+                    away.insert(stream.clone(), error);
+                    mode
+                }
+                Err(error) => return Err(error),
+            };
+            unasked.extend(layout.learn(&stream, mode));
+        }
+    }
+    Ok((layout, away))
 }
 
 /// What becomes of the entries of this stream alone.

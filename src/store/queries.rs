@@ -5,6 +5,7 @@
 //! What has no index (an event's id among unfinished deliveries and in the log) is found by looking at a bounded number of records or
 //! lines; the answer then says how far it looked.
 
+mod all;
 mod dead;
 mod dead_index;
 mod deliveries;
@@ -18,6 +19,7 @@ mod standing;
 use bytes::Bytes;
 
 pub use self::{
+    all::{Backlog, FoundQuarantined, PartitionLook, Partitions, QuarantinePlace, QuarantineSide, Seen},
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     dead_index::{DeadFilter, DeadGroup, DeadKey, DeadTotals, FoundDead, FoundPage},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
@@ -27,8 +29,7 @@ pub use self::{
     log::{HistoryRead, LogEntry, LogFilter, LogPage},
     outcomes::Outcome,
     standing::{
-        ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined,
-        RedisSettings, StreamLook,
+        ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, Quarantined, RedisSettings, StreamLook,
     },
 };
 use super::{connection::Connection, error::StoreError, keys::PartitionKeys};

@@ -21,7 +21,7 @@ impl Judged for anyhow::Error {
             // Nobody reads its output; the act is done.
             ExitCode::Done => Verdict::Done,
             ExitCode::Usage | ExitCode::NotFound | ExitCode::Refused => Verdict::Refused,
-            ExitCode::Failed | ExitCode::Unanswered | ExitCode::Broken => Verdict::Failed,
+            ExitCode::Failed | ExitCode::Unanswered | ExitCode::Partly | ExitCode::Broken => Verdict::Failed,
         }
     }
 

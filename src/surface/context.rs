@@ -16,6 +16,7 @@ use crate::{
     store::{
         connection::{Connection, Purpose, Redis},
         keys::PartitionKeys,
+        queries::Partitions,
         registry::RegistryStore,
     },
 };
@@ -93,7 +94,12 @@ impl Context {
         Ok(RegistryStore::on(self.connect().await?))
     }
 
-    /// The keys of the only partition there is.
+    /// All partitions of the stream, to look at. What a verb says of them it ends with [`of_those_that_answer`](super::of_those_that_answer).
+    pub async fn partitions(&self) -> anyhow::Result<Partitions> {
+        Ok(Partitions::connect(&self.redis()?, &self.keys()?).await?)
+    }
+
+    /// The keys of the stream itself.
     pub fn keys(&self) -> anyhow::Result<PartitionKeys> {
         Ok(PartitionKeys::new(&self.config.stream.name)?)
     }

@@ -13,6 +13,7 @@ use crate::{
         error::StoreError,
         keys::KeyError,
         operations::OperationError,
+        queries::Partitions,
         registry::{RegistryError, bulk::BulkError},
     },
 };
@@ -26,6 +27,7 @@ Exit codes:
     3  what was asked for does not exist
     4  refused: a value, a state, a signature or a missing yes stands against it; nothing was changed
     5  asked, but nobody answered: no worker owns the partition
+    7  done as far as Redis answers: a partition did not, stderr names it, and what is in it is missing
    99  a load test found a broken promise or a threshold that was not kept
   130  interrupted (as shells report it)
 
@@ -46,6 +48,7 @@ pub enum ExitCode {
     NotFound = 3,
     Refused = 4,
     Unanswered = 5,
+    Partly = 7,
     Broken = 99,
 }
 
@@ -67,6 +70,8 @@ pub enum VerbError {
     #[error("{0}")]
     Unanswered(String),
     #[error("{0}")]
+    Partly(String),
+    #[error("{0}")]
     Broken(String),
 }
 
@@ -77,6 +82,7 @@ impl VerbError {
             Self::NotFound(_) => ExitCode::NotFound,
             Self::Refused(_) => ExitCode::Refused,
             Self::Unanswered(_) => ExitCode::Unanswered,
+            Self::Partly(_) => ExitCode::Partly,
             Self::Broken(_) => ExitCode::Broken,
         }
     }
@@ -184,6 +190,19 @@ fn code_of_store(error: &StoreError) -> ExitCode {
         | StoreError::Denied { .. }
         | StoreError::Other { .. } => ExitCode::Failed,
     }
+}
+
+/// How a verb ends that has looked at all partitions. Where one of them did not answer, the rest was shown, and nobody can say that
+/// there is nothing.
+pub fn of_those_that_answer(partitions: &Partitions, done: anyhow::Result<()>) -> anyhow::Result<()> {
+    let away = partitions.unavailable();
+    if away.is_empty() || done.as_ref().is_err_and(|error| code_of(error) != ExitCode::NotFound) {
+        return done;
+    }
+    let why = partitions.why_unavailable().next().map_or_else(String::new, ToString::to_string);
+    let said = done.err().map_or_else(|| "what is in them is missing".to_owned(), |error| message_of(&error));
+    let text = format!("no answer from {}: {said} ({why})", away.join(", "));
+    Err(VerbError::Partly(text).into())
 }
 
 /// `error: subject: what to do`, without repeating a cause that its outer error already quotes.

@@ -23,7 +23,7 @@ use crate::{
     history::{self, History, Wanted},
     store::{
         error::StoreError,
-        queries::{EntryStanding, Queries, Whereabouts},
+        queries::{EntryStanding, Partitions, Whereabouts},
     },
 };
 
@@ -129,7 +129,7 @@ impl Told {
 
 /// The state is `unknown` where there is no such delivery, as far as is known. Of one account where one is named.
 pub async fn tell(
-    queries: &mut Queries,
+    queries: &mut Partitions,
     history: &History,
     id: &DeliveryId,
     of: Option<&AccountId>,
@@ -137,7 +137,7 @@ pub async fn tell(
     is_paused: bool,
 ) -> Result<Told, StoreError> {
     let now_ms = queries.now_ms().await?;
-    let found = queries.find(id).await?;
+    let found = queries.whereabouts(id).await?;
     let wanted = Wanted { delivery: Some(id.clone()), account: of.cloned(), ..Wanted::default() };
     let past = past::look(history, queries, &wanted, MAX_TOLD).await?;
     let (state, standing) = match &found {
@@ -149,7 +149,7 @@ pub async fn tell(
 }
 
 async fn without_record(
-    queries: &mut Queries,
+    queries: &mut Partitions,
     id: &DeliveryId,
     past: &Past,
     viewer: Viewer,
@@ -165,7 +165,7 @@ async fn without_record(
             return Ok(ended);
         }
     }
-    Ok(match queries.entry_standing(id.entry).await? {
+    Ok(match queries.entry_standing(id).await? {
         EntryStanding::InFlight { idle_ms } => {
             ("in_flight", format!("its entry was read {} ago and is not settled yet", words::span(idle_ms)))
         }

@@ -11,7 +11,7 @@ use crate::{
         health::{BreakerState, CauseSeen, Count, Health, Totals, Verdict, Waiting},
         id::EndpointId,
     },
-    store::{error::StoreError, queries::Queries},
+    store::{error::StoreError, queries::Partitions},
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -170,11 +170,11 @@ impl SkippedView {
 
 /// How several endpoints do, in their order, by Redis' clock.
 pub async fn of_many(
-    queries: &mut Queries,
+    queries: &mut Partitions,
     endpoints: &[EndpointId],
     viewer: Viewer,
 ) -> Result<Vec<HealthView>, StoreError> {
-    let (has_owner, now_ms) = (queries.lease().await?.is_some(), queries.now_ms().await?);
+    let (has_owner, now_ms) = (queries.are_owned(None).await?, queries.now_ms().await?);
     let health = queries.health_of(endpoints).await?;
     let waiting = queries.waiting_of(endpoints).await?;
     let all = endpoints.iter().zip(health).zip(waiting);
@@ -185,8 +185,8 @@ pub async fn of_many(
 }
 
 /// How one endpoint does, with the oldest that waits for it.
-pub async fn of_one(queries: &mut Queries, endpoint: &EndpointId, viewer: Viewer) -> Result<HealthView, StoreError> {
-    let (has_owner, now_ms) = (queries.lease().await?.is_some(), queries.now_ms().await?);
+pub async fn of_one(queries: &mut Partitions, endpoint: &EndpointId, viewer: Viewer) -> Result<HealthView, StoreError> {
+    let (has_owner, now_ms) = (queries.are_owned(Some(endpoint)).await?, queries.now_ms().await?);
     let health = queries.health_of(std::slice::from_ref(endpoint)).await?.pop().flatten();
     let waiting = queries.waiting_with_oldest(endpoint).await?;
     Ok(HealthView::of(endpoint, health.as_ref(), &waiting, has_owner, viewer, now_ms))

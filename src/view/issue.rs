@@ -16,7 +16,7 @@ use crate::{
     },
     store::{
         error::StoreError,
-        queries::{DeadFilter, DeadOrder, Queries},
+        queries::{DeadFilter, DeadOrder, Partitions},
     },
 };
 
@@ -149,7 +149,7 @@ impl DiagnosisView {
 }
 
 /// One with a delivery that it happened to, where its attempts are forgotten and letters are left.
-pub async fn with_sample(queries: &mut Queries, mut issue: Issue) -> Result<Issue, StoreError> {
+pub async fn with_sample(queries: &mut Partitions, mut issue: Issue) -> Result<Issue, StoreError> {
     if issue.sample.is_none() {
         let filter = DeadFilter {
             endpoint: Some(issue.id.endpoint.clone()),

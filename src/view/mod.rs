@@ -12,6 +12,7 @@ pub mod health;
 pub mod issue;
 pub mod letter;
 pub mod operation;
+pub mod partition;
 pub mod past;
 pub mod quarantine;
 pub mod schemas;

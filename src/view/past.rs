@@ -13,7 +13,7 @@ use crate::{
     history::{Gap, History, Horizon, Told, Wanted},
     store::{
         error::StoreError,
-        queries::{LogFilter, LogPage, Queries},
+        queries::{LogFilter, LogPage, Partitions},
     },
 };
 
@@ -37,14 +37,19 @@ impl Past {
 }
 
 /// Up to `limit` of what is wanted. Where the history cannot be asked, the answer says why, and comes from Redis alone.
-pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, limit: usize) -> Result<Past, StoreError> {
+pub async fn look(
+    history: &History,
+    queries: &mut Partitions,
+    wanted: &Wanted,
+    limit: usize,
+) -> Result<Past, StoreError> {
     look_through(history, queries, wanted, limit, limit.saturating_add(1)).await
 }
 
 /// The same; of the log's lines beyond the history, up to `most_lines` that match.
 async fn look_through(
     history: &History,
-    queries: &mut Queries,
+    queries: &mut Partitions,
     wanted: &Wanted,
     limit: usize,
     most_lines: usize,
@@ -74,7 +79,7 @@ async fn look_through(
     };
     let mut log = queries.attempts(&filter, most_lines, MAX_LOG_LOOK).await?;
     let mut told: Vec<Told> = log.lines.iter().map(Told::of).collect();
-    let is_cut_short = !log.reached_end && told.len() < most;
+    let is_cut_short = log.fell_short || !log.reached_end && told.len() < most;
     log.lines = Vec::new();
     let horizon = asked.map(|(horizon, rows)| {
         told.extend(rows);
@@ -92,7 +97,7 @@ async fn look_through(
 /// About `limit` of the newest, in whole milliseconds; and since when these are, if there is more.
 pub async fn newest(
     history: &History,
-    queries: &mut Queries,
+    queries: &mut Partitions,
     wanted: &Wanted,
     limit: usize,
 ) -> Result<(Past, Option<u64>), StoreError> {
@@ -131,7 +136,7 @@ const MORE: usize = 32;
 /// it wherever it is read from.
 pub async fn page(
     history: &History,
-    queries: &mut Queries,
+    queries: &mut Partitions,
     wanted: &Wanted,
     from: &From,
     limit: usize,

@@ -160,7 +160,7 @@ async fn the_quarantine_is_listed_page_by_page_and_found_by_entry() {
     });
     owner.settle(items.collect(), Vec::new()).await;
     let (first, next) = queries.quarantine(None, 3).await.unwrap();
-    let (rest, end) = queries.quarantine(next.as_ref(), 3).await.unwrap();
+    let (rest, end) = queries.quarantine(next, 3).await.unwrap();
     assert_eq!((first.len(), rest.len(), end), (3, 2, None));
     let second = queries.quarantined("2-0".parse().unwrap()).await.unwrap().unwrap();
     assert!(second.cut && second.error == "wrong 2" && second.body.len() < MAX_EVENT_BYTES);

@@ -53,8 +53,12 @@ pub fn event(name: &str, account: &str, intent: &str) -> Event {
 
 /// Tried once and refused with 401.
 pub fn delivery(entry: &str, endpoint: &str, intent: &str, ordered: bool) -> Delivery {
+    delivery_of("acc_1", entry, endpoint, intent, ordered)
+}
+
+pub fn delivery_of(account: &str, entry: &str, endpoint: &str, intent: &str, ordered: bool) -> Delivery {
     let entry: EntryId = entry.parse().unwrap();
-    let event = event(&format!("evt_{}", entry.ms), "acc_1", intent);
+    let event = event(&format!("evt_{}", entry.ms), account, intent);
     let mut delivery = Delivery::new(entry, endpoint_id(endpoint), &event, ordered, entry.ms);
     delivery.remember(report(Outcome::Rejected { status: 401 }));
     delivery
@@ -97,8 +101,8 @@ pub fn bury(delivery: &Delivery, reason: DeadReason) -> Item {
 
 pub fn log_line(delivery: &Delivery, outcome: &str) -> bytes::Bytes {
     format!(
-        r#"["{}","{}","{}","acc_1",1,1700000000000,12000,{{{outcome}}},""]"#,
-        delivery.id, delivery.event, delivery.intent
+        r#"["{}","{}","{}","{}",1,1700000000000,12000,{{{outcome}}},""]"#,
+        delivery.id, delivery.event, delivery.intent, delivery.account
     )
     .into()
 }
@@ -118,9 +122,13 @@ pub struct Owner {
 impl Owner {
     /// With a lease that outlives every test.
     pub async fn start(redis: &Redis) -> Self {
+        Self::of(redis, keys()).await
+    }
+
+    pub async fn of(redis: &Redis, keys: PartitionKeys) -> Self {
         let work = redis.connect(Purpose::Work).await.unwrap();
         let lease = redis.connect(Purpose::Lease(Duration::from_secs(60))).await.unwrap();
-        let owner = Self { store: PartitionStore::new(work, lease, keys(), 1_000), term: Term::new(7, "stage") };
+        let owner = Self { store: PartitionStore::new(work, lease, keys, 1_000), term: Term::new(7, "stage") };
         let acquire = Call::Acquire { term: owner.term.clone(), previous: Vec::new(), ttl_ms: 600_000 };
         assert!(matches!(owner.call(acquire).await, Answer::Acquired { .. }));
         let open = Call::Open { term: owner.term.clone(), start: Start::Oldest, registry: REGISTRY.into() };

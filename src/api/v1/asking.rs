@@ -1,4 +1,4 @@
-//! Has the partition's owner do what only it can: send dead letters again, drop them, release chains, empty the quarantine. One
+//! Has partitions' owners do what only it can: send dead letters again, drop them, release chains, empty the quarantine. One
 //! that did not answer in time still does it; whoever asks again is told that there is nothing left to do.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::{
     clock,
     facts::{audit::Tally, endpoint::Mark},
     http::problem::Problem,
-    store::{connection::Purpose, protocol::Asked, requests::Requests},
+    store::{connection::Purpose, keys::PartitionKeys, protocol::Asked, queries::Queries, requests::Requests},
 };
 
 /// An owner answers within a second. A take-over after a crash takes longer, and then the caller asks again.
@@ -55,24 +55,24 @@ impl Api {
     /// Asks for all of these at once, and waits for the answers.
     pub(super) async fn ask(
         &self,
-        asked: Vec<(String, Asked)>,
+        asked: Vec<(String, PartitionKeys, Asked)>,
         mark: &Mark,
         tally: &mut Tally,
     ) -> Result<Results, Problem> {
         let _place = self.0.asking.take_for_staff().await?;
         let deadline = Instant::from_std(clock::now() + ANSWERED_WITHIN);
         let connection = self.0.redis.connect(Purpose::Wakeup).await.map_err(|error| of_store(&error))?;
-        let requests = Requests::new(connection, self.0.keys.clone());
         let mut waiting = Vec::with_capacity(asked.len());
-        for (id, asked) in asked {
+        for (id, keys, asked) in asked {
+            let requests = Requests::new(connection.clone(), keys);
             let request = timeout_at(deadline, requests.ask(&asked, mark)).await;
             match request {
-                Ok(request) => waiting.push((id, request.map_err(|error| of_store(&error))?)),
+                Ok(request) => waiting.push((id, request.map_err(|error| of_store(&error))?, requests)),
                 Err(_) => break,
             }
         }
         let mut results = Results { done: 0, refused: 0, unanswered: 0, items: Vec::with_capacity(waiting.len()) };
-        for (id, request) in waiting {
+        for (id, request, requests) in waiting {
             let left = deadline.saturating_duration_since(Instant::from_std(clock::now()));
             let answer = requests.await_answer(request, left).await.map_err(|error| of_store(&error))?;
             let (result, why) = match answer.as_deref() {
@@ -91,11 +91,17 @@ impl Api {
         Ok(results)
     }
 
-    /// Refuses if nobody owns the partition, so that nothing is left in its inbox by surprise.
-    pub(super) async fn must_be_owned(&self) -> Result<(), Problem> {
-        match self.queries(async |queries| queries.lease().await).await? {
-            Some(_) => Ok(()),
-            None => Err(Problem::unavailable("No worker owns the partition, so nothing was asked: start one.", 5)),
+    /// Refuses if nobody owns one of these partitions, so that nothing is left in its inbox by surprise.
+    pub(super) async fn must_be_owned(&self, partitions: &[PartitionKeys]) -> Result<(), Problem> {
+        let mut concerned: Vec<&PartitionKeys> = partitions.iter().collect();
+        concerned.sort_unstable_by_key(|keys| keys.stream());
+        concerned.dedup_by_key(|keys| keys.stream());
+        for keys in concerned {
+            let look = async |connection| Queries::new(connection, keys.clone()).lease().await;
+            if self.0.connection.with(look).await.map_err(|error| of_store(&error))?.is_none() {
+                return Err(Problem::unavailable("No worker owns the partition, so nothing was asked: start one.", 5));
+            }
         }
+        Ok(())
     }
 }

@@ -85,7 +85,7 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
     let found = found.await.map_err(|error| of_store(&error))?;
     let next = found.acts.first().filter(|_| found.has_more).map(|oldest| Cursor::After(oldest.id.to_string()).text());
     let items = found.acts.iter().rev().map(ActView::of).collect();
-    Ok(Json(ActPage { unreadable: found.unreadable, page: Page { items, next, prev: None } }))
+    Ok(Json(ActPage { unreadable: found.unreadable, page: Page { items, next, prev: None, unavailable: Vec::new() } }))
 }
 
 /// Show one act with its reason and how it ended.

@@ -103,16 +103,16 @@ pub async fn list(State(api): State<Api>, Anyone(caller): Anyone, Params(query):
     let part = Part::of(cursor.as_ref()).ok_or_else(wrong_cursor)?;
     api.endpoint(&caller, &endpoint).await?;
     let is_paused = api.0.registry.paused_all().is_some();
-    let look = async |queries: &mut crate::store::queries::Queries| {
+    let look = async |queries: &mut crate::store::queries::Partitions| {
         let (now_ms, totals) = (queries.now_ms().await?, queries.totals(&endpoint).await?);
         let (chains, behind) = queries.chains_from(&endpoint, part.place(), MAX_CHAINS).await?;
-        Ok((now_ms, totals, chains, behind))
+        Ok((now_ms, totals, chains, behind, queries.unavailable()))
     };
-    let (now_ms, totals, chains, behind) = api.heavy_queries(&caller, look).await?;
+    let (now_ms, totals, chains, behind, unavailable) = api.heavy_queries(&caller, look).await?;
     let viewer = caller.viewer();
     let seen = chains.iter().filter(|chain| is_seen(&chain.head, &caller));
     let keyed = seen.map(|chain| (part.key(&chain.head.id.entry.padded()), chain)).collect();
-    let Page { items, next, prev } = Page::of(keyed, cursor.as_ref(), limit);
+    let Page { items, next, prev, .. } = Page::of(keyed, cursor.as_ref(), limit);
     let next = match &cursor {
         // Nothing is left before it: the part is read from its beginning.
         Some(Cursor::Before(_)) if items.is_empty() => Some(Cursor::After(part.key("")).text()),
@@ -120,7 +120,7 @@ pub async fn list(State(api): State<Api>, Anyone(caller): Anyone, Params(query):
     };
     let (prev, is_complete) = (prev.or_else(|| part.prev()), part.place() == 0 && behind == 0);
     let view = |chain: &ChainHead| ChainView::of(&chain.head, Some(chain.held), viewer, now_ms, is_paused);
-    let page = Page { items: items.into_iter().map(view).collect(), next, prev };
+    let page = Page { items: items.into_iter().map(view).collect(), next, prev, unavailable };
     Ok(Json(Chains { total: totals.chains, held: totals.held, page, is_complete }))
 }
 
@@ -138,7 +138,7 @@ pub async fn show(
     let (endpoint, intent): (EndpointId, IntentId) = (named(&endpoint)?, named(&intent)?);
     api.endpoint(&caller, &endpoint).await?;
     let is_paused = api.0.registry.paused_all().is_some();
-    let look = async |queries: &mut crate::store::queries::Queries| {
+    let look = async |queries: &mut crate::store::queries::Partitions| {
         Ok((queries.now_ms().await?, queries.chain(&endpoint, &intent, MAX_OF_CHAIN).await?))
     };
     let (now_ms, mut chain) = api.queries(look).await?;
@@ -172,9 +172,11 @@ pub async fn release(
     api.endpoint(&caller, &endpoint).await?;
     let chain = api.queries(async |queries| queries.chain(&endpoint, &intent, 1).await).await?;
     let head = chain.first().filter(|head| is_seen(head, &caller)).ok_or_else(Problem::not_found)?.id.clone();
-    api.must_be_owned().await?;
+    let keys = api.queries(async |queries| queries.keys_of(std::slice::from_ref(&head)).await).await?;
+    api.must_be_owned(&keys).await?;
     let begun = caller.begun(&api, Act::ChainRelease, &why).endpoint(&endpoint).intent(&intent).target(&head);
-    let asked = vec![(head.to_string(), Asked::Release(endpoint, intent, Some(head.entry)))];
+    let release = Asked::Release(endpoint, intent, Some(head.entry));
+    let asked = keys.into_iter().map(|keys| (head.to_string(), keys, release.clone())).collect();
     let ask = async |tally: &mut _| api.ask(asked, &caller.mark(&why), tally).await;
     Ok(Json(api.0.audit.audited(begun, ask).await?))
 }

@@ -29,7 +29,7 @@ use crate::{
     },
     http::problem::Problem,
     registry::rules::check_new_secrets,
-    store::{registry::RegistryStore, watch::last_entry},
+    store::registry::RegistryStore,
     view::endpoint::EndpointView,
 };
 
@@ -325,8 +325,7 @@ impl Api {
         let why = reason(&body.read(&self.0.schemas.reason)?.reason)?;
         let (before, mark) = (self.endpoint(caller, &named(id)?).await?, caller.mark(&why));
         // First: what is accepted from here on is not owed.
-        let last = async |mut connection| last_entry(&mut connection, &self.0.keys).await;
-        let last = self.0.connection.with(last).await.map_err(|error| super::request::of_store(&error))?;
+        let last = self.queries(async |queries| queries.last_entry_of(&before.account).await).await?;
         let changed = |before: &Endpoint| {
             // Its mark would stand in the place of the operator's, and then nobody knew who may lift it.
             caller.may_lift(before)?;

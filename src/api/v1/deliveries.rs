@@ -16,7 +16,7 @@ use crate::{
     facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
     history::{Told, Wanted},
     http::problem::Problem,
-    store::queries::Queries,
+    store::queries::Partitions,
     view::{
         deliveries::{self, Asked, At, DeliveryLine, DeliveryView, Found, Side, Whose},
         past::{self, From, ReachView, ToldView},
@@ -105,8 +105,12 @@ pub async fn list(
     };
     let asked = Asked { whose, of: caller.account.clone(), from_ms, until_ms, side, limit };
     let (is_paused, viewer) = (api.0.registry.paused_all().is_some(), caller.viewer());
-    let look = async |queries: &mut Queries| deliveries::find(queries, &api.0.history, &asked, viewer, is_paused).await;
-    let Found { lines: items, newer, older, past, looked, .. } = api.heavy_queries(&caller, look).await?;
+    let look = async |queries: &mut Partitions| {
+        let found = deliveries::find(queries, &api.0.history, &asked, viewer, is_paused).await?;
+        Ok((found, queries.unavailable()))
+    };
+    let (found, unavailable) = api.heavy_queries(&caller, look).await?;
+    let Found { lines: items, newer, older, past, looked, .. } = found;
     if cursor.is_some() && api.0.history.is_on() && !past.reach.is_from_history() {
         return Err(away());
     }
@@ -118,7 +122,7 @@ pub async fn list(
     };
     let has_more = next.is_some() || looked.since_ms.is_some();
     let (is_complete, missing) = (looked.is_complete(), looked.words());
-    let page = Page { items, next, prev };
+    let page = Page { items, next, prev, unavailable };
     Ok(Json(Deliveries { page, has_more, is_complete, missing, history: past.reach.view(viewer) }))
 }
 
@@ -142,7 +146,7 @@ pub async fn show(State(api): State<Api>, Anyone(caller): Anyone, Path(id): Path
     check_endpoint(&api, &caller, &id.endpoint).await?;
     let (is_paused, of, viewer) = (api.0.registry.paused_all().is_some(), caller.account.as_ref(), caller.viewer());
     let look =
-        async |queries: &mut Queries| deliveries::tell(queries, &api.0.history, &id, of, viewer, is_paused).await;
+        async |queries: &mut Partitions| deliveries::tell(queries, &api.0.history, &id, of, viewer, is_paused).await;
     let told = api.heavy_queries(&caller, look).await?;
     if told.state == "unknown" {
         return Err(Problem::not_found());
@@ -221,14 +225,19 @@ pub async fn attempts(
         if cursor.is_some() {
             return Err(Problem::fault("cursor", "is none: without a history of deliveries this list has none"));
         }
-        let look = async |queries: &mut Queries| past::look(&api.0.history, queries, &wanted, limit).await;
-        let past = api.heavy_queries(&caller, look).await?;
+        let look = async |queries: &mut Partitions| {
+            Ok((past::look(&api.0.history, queries, &wanted, limit).await?, queries.unavailable()))
+        };
+        let (past, unavailable) = api.heavy_queries(&caller, look).await?;
         let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
-        let page = Page { items, next: None, prev: None };
+        let page = Page { items, next: None, prev: None, unavailable };
         return Ok(Json(Attempts { page, has_more: past.has_more, history: past.reach.view(viewer) }));
     }
-    let look = async |queries: &mut Queries| past::page(&api.0.history, queries, &wanted, &from, limit).await;
-    let past = api.heavy_queries(&caller, look).await?.ok_or_else(wrong_or_far)?;
+    let look = async |queries: &mut Partitions| {
+        Ok((past::page(&api.0.history, queries, &wanted, &from, limit).await?, queries.unavailable()))
+    };
+    let (past, unavailable) = api.heavy_queries(&caller, look).await?;
+    let past = past.ok_or_else(wrong_or_far)?;
     if cursor.is_some() && !past.reach.is_from_history() {
         return Err(away());
     }
@@ -241,7 +250,7 @@ pub async fn attempts(
     };
     let has_more = past.has_older;
     let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
-    Ok(Json(Attempts { page: Page { items, next, prev }, has_more, history: past.reach.view(viewer) }))
+    Ok(Json(Attempts { page: Page { items, next, prev, unavailable }, has_more, history: past.reach.view(viewer) }))
 }
 
 fn wrong_or_far() -> Problem {

@@ -25,6 +25,7 @@ use crate::{
     store::{
         connection::Connection,
         error::StoreError,
+        queries::Partitions,
         registry::{
             RegistryError, RegistryStore, Unreadable,
             stored::{Lock, LockCause},
@@ -77,13 +78,17 @@ pub async fn list(
     found.retain(fits);
     found.sort_by(|one, other| one.endpoint.id.cmp(&other.endpoint.id));
     let keyed = found.into_iter().map(|seen| (seen.endpoint.id.to_string(), seen)).collect();
-    let Page { items, next, prev } = Page::of(keyed, cursor.as_ref(), limit);
+    let Page { items, next, prev, .. } = Page::of(keyed, cursor.as_ref(), limit);
     let (now_ms, viewer) = (clock::wall_ms(), caller.viewer());
     let ids: Vec<EndpointId> = items.iter().map(|seen| seen.endpoint.id.clone()).collect();
-    let health = api.queries(async |queries| of_many(queries, &ids, viewer).await).await?;
+    let look = async |queries: &mut Partitions| {
+        queries.know(items.iter().map(|seen| (&seen.endpoint.id, &seen.endpoint.account)));
+        Ok((of_many(queries, &ids, viewer).await?, queries.unavailable()))
+    };
+    let (health, unavailable) = api.queries(look).await?;
     let view = |(seen, health): (&Seen, _)| seen.view(viewer, now_ms).with_health(health);
     let items = items.iter().zip(health).map(view).collect();
-    Ok(Json(Page { items, next, prev }))
+    Ok(Json(Page { items, next, prev, unavailable }))
 }
 
 fn state_named(text: &str) -> Result<&'static str, Problem> {
@@ -127,7 +132,11 @@ impl Seen {
 pub async fn show(State(api): State<Api>, Anyone(caller): Anyone, Path(id): Path<String>) -> Answer<EndpointView> {
     let seen = api.seen(&caller, &named(&id)?).await?;
     let viewer = caller.viewer();
-    let health = api.queries(async |queries| of_one(queries, &seen.endpoint.id, viewer).await).await?;
+    let look = async |queries: &mut Partitions| {
+        queries.know([(&seen.endpoint.id, &seen.endpoint.account)]);
+        of_one(queries, &seen.endpoint.id, viewer).await
+    };
+    let health = api.queries(look).await?;
     Ok(Json(seen.view(viewer, clock::wall_ms()).with_health(health)))
 }
 

@@ -38,7 +38,7 @@ use crate::{
         server::BODY_WITHIN,
     },
     store::{
-        entries::{Entries, StreamEntry},
+        entries::StreamEntry,
         publish::{Publication, PublishError, Published},
         queries::Queries,
     },
@@ -238,8 +238,7 @@ pub struct EntryView {
 pub async fn find(State(api): State<Api>, Staff(_): Staff, Path(id): Path<String>) -> Answer<Vec<EntryView>> {
     let id: EventId = named(&id)?;
     let _place = api.0.heavy.take_for_staff().await?;
-    let search = async |connection| Entries::new(connection, api.0.keys.clone()).search(&id, MAX_SEARCH).await;
-    let mut found = api.0.connection.with(search).await.map_err(|error| of_store(&error))?;
+    let mut found = api.queries(async |queries| queries.search(&id, MAX_SEARCH).await).await?;
     if found.hits.is_empty() {
         let wanted = EventsWanted { event: Some(id), ..EventsWanted::default() };
         let kept = api.0.history.events(&wanted, EventPlace::default(), MAX_KEPT).await.unwrap_or_default();

@@ -25,12 +25,7 @@ use crate::{
         issue::{Issue, IssueId, Said, State as IssueState},
     },
     http::problem::Problem,
-    store::{
-        connection::Connection,
-        issues::IssueStore,
-        queries::{IssuesLook, Queries},
-        registry::RegistryStore,
-    },
+    store::{connection::Connection, issues::IssueStore, queries::IssuesLook, registry::RegistryStore},
     view::{
         issue::{IssueView, with_sample},
         time::Time,
@@ -77,8 +72,7 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
     let endpoint = optional::<EndpointId>("endpoint", query.endpoint.as_ref())?;
     let (all, limit) = (query.all.unwrap_or(false), limit(query.limit.as_ref())?);
     let cursor = Cursor::read(query.cursor.as_ref())?;
-    let has_owner = api.queries(async |queries| queries.lease().await).await?.is_some();
-    let (look, _) = api.issues().await?;
+    let IssuesSeen { look, has_owner, unavailable, .. } = api.issues().await?;
     let wants = |issue: &&Issue| {
         (all || issue.state != IssueState::Resolved)
             && (account.is_none() || account == issue.account)
@@ -89,8 +83,16 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
     let Part { range, next, prev } = part(&ids, cursor.as_ref(), limit)?;
     let items =
         wanted.iter().take(range.end).skip(range.start).map(|issue| IssueView::of(issue, &look.endpoints)).collect();
-    let page = Page { items, next: next.map(|next| next.text()), prev: prev.map(|prev| prev.text()) };
+    let page = Page { items, next: next.map(|next| next.text()), prev: prev.map(|prev| prev.text()), unavailable };
     Ok(Json(Issues { page, total: wanted.len() as u64, has_owner, as_of: look.survey.as_of_ms.map(Time) }))
+}
+
+/// All of them, as of one moment by Redis' clock.
+struct IssuesSeen {
+    look: IssuesLook,
+    has_owner: bool,
+    now_ms: u64,
+    unavailable: Vec<String>,
 }
 
 /// A page of them.
@@ -170,19 +172,20 @@ pub async fn resolve(
 }
 
 impl Api {
-    /// All that there are, and when that was so, by Redis' clock.
-    async fn issues(&self) -> Result<(IssuesLook, u64), Problem> {
+    /// All that there are.
+    async fn issues(&self) -> Result<IssuesSeen, Problem> {
         let _place = self.0.heavy.take_for_staff().await?;
         let look = async |connection: Connection| {
-            let mut queries = Queries::new(connection.clone(), self.0.keys.clone());
-            let now_ms = queries.now_ms().await?;
-            Ok((queries.issues(&mut RegistryStore::on(connection), now_ms).await?, now_ms))
+            let mut queries = self.partitions(connection.clone()).await?;
+            let (has_owner, now_ms) = (queries.are_owned(None).await?, queries.now_ms().await?);
+            let look = queries.issues(&mut RegistryStore::on(connection), now_ms).await?;
+            Ok(IssuesSeen { look, has_owner, now_ms, unavailable: queries.unavailable() })
         };
         self.0.connection.with(look).await.map_err(|error| of_store(&error))
     }
 
     async fn issue(&self, id: &IssueId) -> Result<(IssuesLook, Issue, u64), Problem> {
-        let (look, now_ms) = self.issues().await?;
+        let IssuesSeen { look, now_ms, .. } = self.issues().await?;
         let issue = look.issues.iter().find(|issue| issue.id == *id).cloned().ok_or_else(Problem::not_found)?;
         Ok((look, issue, now_ms))
     }
@@ -194,7 +197,8 @@ impl Api {
         let begun = issue.account.iter().fold(begun, |begun, account| begun.account(account));
         // By Redis' clock, so that it can be told what happened afterwards.
         let said = Said { state, mark: Mark { at_ms: now_ms, ..caller.mark(&why) } };
-        let say = async |connection| IssueStore::new(connection, self.0.keys.clone()).say(&issue.id, &said).await;
+        let keys = self.queries(async |queries| Ok(queries.home_of(&issue.id.endpoint).await)).await?;
+        let say = async |connection| IssueStore::new(connection, keys.clone()).say(&issue.id, &said).await;
         let write = async |_: &mut _| self.0.connection.with(say).await.map_err(|error| of_store(&error));
         self.0.audit.audited(begun, write).await?;
         (issue.state, issue.said) = (state, Some(said));

@@ -125,13 +125,14 @@ pub async fn list(
         Some(Cursor::After(key)) => (DeadOrder::NewestFirst, Some(dead_cursor(key)?)),
         Some(Cursor::Before(key)) => (DeadOrder::OldestFirst, Some(dead_cursor(key)?)),
     };
-    let look = async |queries: &mut crate::store::queries::Queries| {
+    let look = async |queries: &mut crate::store::queries::Partitions| {
         let total = queries.count_dead_where(&filter).await?;
         let unindexed = queries.unindexed_dead().await?;
         let found = queries.find_dead(&filter, order, after.as_ref(), limit).await?;
-        Ok((total, unindexed, queries.with_known_facts(found.letters).await?, found.next.is_some()))
+        let letters = queries.with_known_facts(found.letters).await?;
+        Ok((total, unindexed, letters, found.next.is_some(), queries.unavailable()))
     };
-    let (total, unindexed, mut letters, has_more) = api.queries(look).await?;
+    let (total, unindexed, mut letters, has_more, unavailable) = api.queries(look).await?;
     let is_back = matches!(cursor, Some(Cursor::Before(_)));
     if is_back {
         letters.reverse();
@@ -147,7 +148,7 @@ pub async fn list(
         _ => (next, prev),
     };
     let items = letters.iter().map(|letter| LetterLine::of(letter, caller.viewer())).collect();
-    Ok(Json(LetterPage { total, unindexed, page: Page { items, next, prev } }))
+    Ok(Json(LetterPage { total, unindexed, page: Page { items, next, prev, unavailable } }))
 }
 
 fn dead_cursor(key: &str) -> Result<DeadCursor, Problem> {
@@ -252,13 +253,14 @@ async fn job(
     };
     let missing = if caller.account.is_some() { take_missing(api, caller, &mut ids).await? } else { Vec::new() };
     let (Some(first), more) = (ids.first(), ids.len().saturating_sub(1)) else { return Err(Problem::not_found()) };
-    api.must_be_owned().await?;
+    let keys = api.queries(async |queries| queries.keys_of(&ids).await).await?;
+    api.must_be_owned(&keys).await?;
     let begun = caller.begun(api, act, &why).count(ids.len() as u64);
     let begun = match more {
         0 => begun.endpoint(&first.endpoint).target(first),
         more => begun.target(format_args!("{first} and {more} more")),
     };
-    let asked = ids.into_iter().map(|id| (id.to_string(), asked(id))).collect();
+    let asked = ids.into_iter().zip(keys).map(|(id, keys)| (id.to_string(), keys, asked(id))).collect();
     let ask = async |tally: &mut _| api.ask(asked, &caller.mark(&why), tally).await;
     let mut results = api.0.audit.audited(begun, ask).await?;
     results.refuse(missing.iter().map(ToString::to_string), "there is no dead letter of this id");

@@ -21,6 +21,7 @@ pub mod kept_events;
 pub mod letters;
 pub mod operations;
 pub mod overview;
+pub mod partitions;
 pub mod places;
 pub mod portal;
 pub mod quarantine;
@@ -30,7 +31,10 @@ pub mod stats;
 pub mod test_events;
 pub mod tokens;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -55,6 +59,7 @@ use self::{
 };
 use super::intents::{describe_responses, drop_null_defaults};
 use crate::{
+    clock,
     config::HistoryConfig,
     history::History,
     http::{
@@ -66,11 +71,12 @@ use crate::{
     sender::Sender,
     store::{
         audit::Audit,
-        connection::{Purpose, Redis, SharedConnection},
+        connection::{Connection, Purpose, Redis, SharedConnection},
         error::StoreError,
         keys::PartitionKeys,
+        partitions::seen,
         publish::EventPublisher,
-        queries::Queries,
+        queries::{Partitions, Seen},
         routing::Replicas,
     },
     view::{
@@ -109,6 +115,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an answer waits for the history before it does without: far less than a request may take.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the parts of the stream are believed to be those that they were.
+const LAYOUT_HOLDS: Duration = Duration::from_secs(2);
 
 /// What it is made of.
 pub struct Parts {
@@ -161,6 +170,7 @@ struct Inner {
     /// Merchants' endpoints, one at a time.
     creating: Mutex<()>,
     overview: overview::Latest,
+    layout: Mutex<Option<(Seen, Instant)>>,
 }
 
 impl Api {
@@ -194,12 +204,25 @@ impl Api {
             redeliveries: Places::new(MAX_ASKING / 2, PATIENCE),
             creating: Mutex::default(),
             overview: overview::Latest::default(),
+            layout: Mutex::default(),
         }))
     }
 
-    async fn queries<T>(&self, what: impl AsyncFnOnce(&mut Queries) -> Result<T, StoreError>) -> Result<T, Problem> {
-        let look = async |connection| what(&mut Queries::new(connection, self.0.keys.clone())).await;
+    async fn queries<T>(&self, what: impl AsyncFnOnce(&mut Partitions) -> Result<T, StoreError>) -> Result<T, Problem> {
+        let look = async |connection| what(&mut self.partitions(connection).await?).await;
         self.0.connection.with(look).await.map_err(|error| request::of_store(&error))
+    }
+
+    async fn partitions(&self, connection: Connection) -> Result<Partitions, StoreError> {
+        let mut latest = self.0.layout.lock().await;
+        if let Some((seen, since)) = &*latest
+            && clock::now() < *since + LAYOUT_HOLDS
+        {
+            return Partitions::of(connection, seen.clone());
+        }
+        let found = seen(&connection, self.0.keys.stream()).await?;
+        *latest = Some((found.clone(), clock::now()));
+        Partitions::of(connection, found)
     }
 
     pub fn access(&self) -> &Access {
@@ -211,7 +234,7 @@ impl Api {
     async fn heavy_queries<T>(
         &self,
         caller: &Caller,
-        what: impl AsyncFnOnce(&mut Queries) -> Result<T, StoreError>,
+        what: impl AsyncFnOnce(&mut Partitions) -> Result<T, StoreError>,
     ) -> Result<T, Problem> {
         let _place = self.0.heavy.take_for(caller).await?;
         self.queries(what).await
@@ -284,6 +307,9 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(access::me))
         .routes(routes!(stats::stats))
         .routes(routes!(overview::overview))
+        .routes(routes!(partitions::list))
+        .routes(routes!(partitions::of))
+        .routes(routes!(partitions::workers))
         .routes(routes!(stats::pause))
         .routes(routes!(stats::resume))
         .routes(routes!(accounts::list))

@@ -32,7 +32,7 @@ use crate::{
     store::{
         error::StoreError,
         operations::{Beside, OperationError, Operations, Verb, Wanted},
-        queries::{DeadFilter, MAX_PAGE},
+        queries::{DeadFilter, MAX_PAGE, Partitions},
     },
     view::operation::{OperationView, ResultView},
 };
@@ -203,7 +203,12 @@ pub async fn plan(
     if filter == "--all" && !request.all {
         return Err(Problem::fault("all", "is needed where there is no other condition"));
     }
-    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
+    let look = async |queries: &mut Partitions| Ok((queries.now_ms().await?, queries.are_many()));
+    let (now_ms, are_many) = api.queries(look).await?;
+    if are_many {
+        let detail = "The stream is split, and an operation is of one partition: use the command line, with --stream.";
+        return Err(Problem::new(StatusCode::CONFLICT, "stream-is-split", detail));
+    }
     let mut letters = request.letters(now_ms)?;
     if matches!(kind, Kind::SendNow | Kind::Replay | Kind::Erase) && request.until.is_none() {
         letters.until_ms = DeadFilter::everything().until_ms;
@@ -284,7 +289,7 @@ pub async fn list(
             ids.first().filter(|_| has_newer).map(|id| Cursor::Before(id.to_string()).text()),
         ),
     };
-    Ok(Json(Page { items: found.iter().map(OperationView::of).collect(), next, prev }))
+    Ok(Json(Page { items: found.iter().map(OperationView::of).collect(), next, prev, unavailable: Vec::new() }))
 }
 
 /// Show one: how far it is, what it waits for, and what became of what it took.
@@ -322,7 +327,7 @@ pub async fn results(
     found.truncate(most);
     let next = found.last().filter(|_| has_more).map(|(last, _)| Cursor::After(last.to_string()).text());
     let items = found.iter().map(|(_, exception)| ResultView::of(exception)).collect();
-    Ok(Json(Page { items, next, prev: None }))
+    Ok(Json(Page { items, next, prev: None, unavailable: Vec::new() }))
 }
 
 /// Start one that is planned: it takes what there was then. Whoever starts it twice is told that it runs already.

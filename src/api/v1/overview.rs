@@ -22,8 +22,7 @@ use crate::{
     http::problem::Problem,
     store::{
         error::StoreError,
-        protocol::GROUP,
-        queries::{DeadRange, LogFilter, Queries, Survey},
+        queries::{Backlog, ConsumerLook, DeadRange, LogFilter, Partitions, Survey},
     },
     view::time::Time,
 };
@@ -48,7 +47,7 @@ pub struct Overview {
     minutes: Vec<Slot>,
     hours: Vec<Slot>,
     latest: Latency,
-    /// Entries of the stream that nobody has read yet; null where Redis does not know.
+    /// Backlog of the stream that nobody has read yet; null where Redis does not know.
     unread: Option<u64>,
     /// The age of the oldest of them, by its id.
     lag_ms: Option<u64>,
@@ -58,6 +57,10 @@ pub struct Overview {
     dead_by_hour: Vec<u64>,
     /// Who reads the stream.
     workers: Vec<Reading>,
+    /// The streams that did not answer, where the events are spread over several: what is of theirs is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    unavailable: Vec<String>,
 }
 
 /// How many endpoints do how, of those that something was sent to.
@@ -104,7 +107,7 @@ pub struct Waits {
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Reading {
     name: String,
-    /// Entries that it has read and not settled.
+    /// Backlog that it has read and not settled.
     pending: u64,
     idle_ms: u64,
 }
@@ -128,10 +131,14 @@ pub async fn overview(State(api): State<Api>, Staff(caller): Staff) -> Result<Js
     Ok(Json(found))
 }
 
-async fn look(queries: &mut Queries) -> Result<Overview, StoreError> {
+async fn look(queries: &mut Partitions) -> Result<Overview, StoreError> {
     let now_ms = queries.now_ms().await?;
     let survey = queries.survey(now_ms).await?;
-    let (unread, lag_ms, workers) = stream(queries, now_ms).await?;
+    let Backlog { behind, oldest_behind, consumers, .. } = queries.entries().await?;
+    let workers = consumers.into_iter().map(|one| {
+        let ConsumerLook { name, pending, idle_ms } = one;
+        Reading { name, pending, idle_ms }
+    });
     let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX >> 11 };
     Ok(Overview {
         now: Time(now_ms),
@@ -140,12 +147,13 @@ async fn look(queries: &mut Queries) -> Result<Overview, StoreError> {
         minutes: slots(&survey.minutes, now_ms, MINUTE_MS, MINUTES),
         hours: slots(&survey.hours, now_ms, HOUR_MS, HOURS),
         latest: latency(queries).await?,
-        unread,
-        lag_ms,
+        unread: behind,
+        lag_ms: oldest_behind.and_then(|entry| entry.age_ms(now_ms)),
         waiting: waits(queries).await?,
         dead_letters: queries.count_dead(&everything).await?,
         dead_by_hour: dead_by_hour(queries, now_ms).await?,
-        workers,
+        workers: workers.collect(),
+        unavailable: queries.unavailable(),
     })
 }
 
@@ -168,7 +176,7 @@ fn slots(sums: &Sums, now_ms: u64, length_ms: u64, count: u64) -> Vec<Slot> {
     (last.saturating_sub(count - 1)..=last).map(slot).collect()
 }
 
-async fn latency(queries: &mut Queries) -> Result<Latency, StoreError> {
+async fn latency(queries: &mut Partitions) -> Result<Latency, StoreError> {
     let log = queries.attempts(&LogFilter::default(), MAX_ATTEMPTS, MAX_ATTEMPTS).await?;
     let took = |line: &Logged| match line {
         Logged::Attempt(line) if line.outcome.is_delivered() => Some(line.took_us),
@@ -182,22 +190,7 @@ async fn latency(queries: &mut Queries) -> Result<Latency, StoreError> {
     Ok(Latency { attempts: took.len() as u64, p50_us, p95_us, p99_us })
 }
 
-async fn stream(queries: &mut Queries, now_ms: u64) -> Result<(Option<u64>, Option<u64>, Vec<Reading>), StoreError> {
-    let added = queries.stream().await?.map_or(0, |stream| stream.added);
-    let Some(group) = queries.groups().await?.into_iter().find(|group| group.name == GROUP) else {
-        return Ok((Some(added), None, Vec::new()));
-    };
-    let oldest = queries.oldest_unread(group.last_delivered).await?;
-    let lag_ms = oldest.and_then(|entry| entry.age_ms(now_ms));
-    let reading = queries.consumers().await?.into_iter().map(|one| {
-        let crate::store::queries::ConsumerLook { name, pending, idle_ms } = one;
-        Reading { name, pending, idle_ms }
-    });
-    let unread = if oldest.is_none() { Some(0) } else { group.read.map(|read| added.saturating_sub(read)) };
-    Ok((unread, lag_ms, reading.collect()))
-}
-
-async fn waits(queries: &mut Queries) -> Result<Waits, StoreError> {
+async fn waits(queries: &mut Partitions) -> Result<Waits, StoreError> {
     let busy = queries.busy_endpoints(MAX_BUSY).await?;
     let unfinished: u64 = busy.iter().map(|(_, count)| count).sum();
     let ids: Vec<EndpointId> = busy.into_iter().map(|(id, _)| id).collect();
@@ -207,7 +200,7 @@ async fn waits(queries: &mut Queries) -> Result<Waits, StoreError> {
     Ok(Waits { due, claimed, held: unfinished.saturating_sub(parked + due + claimed), parked })
 }
 
-async fn dead_by_hour(queries: &mut Queries, now_ms: u64) -> Result<Vec<u64>, StoreError> {
+async fn dead_by_hour(queries: &mut Partitions, now_ms: u64) -> Result<Vec<u64>, StoreError> {
     let last = now_ms / HOUR_MS;
     let mut counts = Vec::with_capacity(usize::try_from(HOURS).unwrap_or_default());
     for hour in last.saturating_sub(HOURS - 1)..=last {

@@ -19,7 +19,7 @@ use crate::{
     http::problem::Problem,
     store::{
         protocol::Asked,
-        queries::{QuarantineCursor, Queries},
+        queries::{FoundQuarantined, Partitions, QuarantinePlace, QuarantineSide},
     },
     view::quarantine::QuarantineView,
 };
@@ -51,7 +51,7 @@ pub struct QuarantinePage {
 )]
 pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params<ListQuery>) -> Answer<QuarantinePage> {
     let (cursor, limit) = (Cursor::read(query.cursor.as_ref())?, limit(query.limit.as_ref())?);
-    let key = |key: &str| QuarantineCursor::parse(key).ok_or_else(wrong_cursor);
+    let place = |key: &str| QuarantinePlace::parse(key).ok_or_else(wrong_cursor);
     // Nothing stands behind the last id or before the first: no page leads there, and Redis refuses to look.
     let (first, last) = (EntryId { ms: 0, seq: 0 }, EntryId { ms: u64::MAX, seq: u64::MAX });
     match &cursor {
@@ -59,31 +59,28 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
         Some(Cursor::Before(key)) if key.parse() == Ok(first) => return Err(wrong_cursor()),
         _ => {}
     }
-    let look = async |queries: &mut Queries| {
+    let beside = match &cursor {
+        Some(Cursor::Before(key) | Cursor::After(key)) => Some(place(key)?),
+        None => None,
+    };
+    let (side, is_back) = match (&cursor, &beside) {
+        (Some(Cursor::Before(_)), Some(place)) => (QuarantineSide::Before(place), true),
+        (_, place) => (QuarantineSide::After(place.as_ref()), false),
+    };
+    let look = async |queries: &mut Partitions| {
         let total = queries.count_quarantined().await?;
-        Ok(total)
+        let (entries, has_more) = queries.quarantine(side, limit).await?;
+        Ok((total, entries, has_more, queries.are_many(), queries.unavailable()))
     };
-    let total = api.queries(look).await?;
-    let (found, is_back) = match &cursor {
-        Some(Cursor::Before(before)) => {
-            let before = key(before)?;
-            (api.queries(async |queries| queries.quarantine_before(&before, limit).await).await?, true)
-        }
-        other => {
-            let after = match other {
-                Some(Cursor::After(after)) => Some(key(after)?),
-                _ => None,
-            };
-            (api.queries(async |queries| queries.quarantine_page(after.as_ref(), limit).await).await?, false)
-        }
-    };
-    let (entries, has_more) = found;
-    let (first, last) = (entries.first().map(|(key, _)| key.text()), entries.last().map(|(key, _)| key.text()));
+    let (total, entries, has_more, are_many, unavailable) = api.queries(look).await?;
+    let key = |found: &FoundQuarantined| found.place.to_string();
+    let (first, last) = (entries.first().map(key), entries.last().map(key));
     let next = last.filter(|_| has_more || is_back).map(|key| Cursor::After(key).text());
     let prev = first.filter(|_| if is_back { has_more } else { cursor.is_some() });
     let prev = prev.map(|key| Cursor::Before(key).text());
-    let items = entries.iter().map(|(_, one)| QuarantineView::of(one)).collect();
-    Ok(Json(QuarantinePage { total, page: Page { items, next, prev } }))
+    let view = |found: &FoundQuarantined| QuarantineView::of(&found.one, are_many.then_some(found.stream.as_str()));
+    let items = entries.iter().map(view).collect();
+    Ok(Json(QuarantinePage { total, page: Page { items, next, prev, unavailable } }))
 }
 
 /// Show one with its body.
@@ -93,8 +90,11 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
 )]
 pub async fn show(State(api): State<Api>, Staff(_): Staff, Path(entry): Path<String>) -> Answer<QuarantineView> {
     let entry: EntryId = named(&entry)?;
-    let found = api.queries(async |queries| queries.quarantined(entry).await).await?;
-    Ok(Json(QuarantineView::of(&found.ok_or_else(Problem::not_found)?)))
+    let look = async |queries: &mut Partitions| Ok((queries.quarantined(entry).await?, queries.are_many()));
+    let (found, are_many) = api.queries(look).await?;
+    // Several streams may have given out the same id: the first is shown, and names its own.
+    let (keys, one) = found.first().ok_or_else(Problem::not_found)?;
+    Ok(Json(QuarantineView::of(one, are_many.then(|| keys.stream()))))
 }
 
 /// Which entries.
@@ -133,13 +133,23 @@ async fn job(api: &Api, caller: &Caller, body: &Body, act: Act, asked: impl Fn(E
     let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
     entries.sort_unstable();
     entries.dedup();
-    api.must_be_owned().await?;
+    let look = async |queries: &mut Partitions| {
+        let mut found = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let there = if queries.are_many() { queries.quarantined(*entry).await? } else { Vec::new() };
+            let there = there.into_iter().next().map(|(keys, _)| keys);
+            found.push(there.unwrap_or_else(|| queries.root().keys().clone()));
+        }
+        Ok(found)
+    };
+    let keys = api.queries(look).await?;
+    api.must_be_owned(&keys).await?;
     let begun = caller.begun(api, act, &why).count(entries.len() as u64);
     let begun = match &entries[..] {
         [one] => begun.target(one),
         many => begun.target(format_args!("{} and {} more", many[0], many.len() - 1)),
     };
-    let asked = entries.into_iter().map(|entry| (entry.to_string(), asked(entry))).collect();
+    let asked = entries.into_iter().zip(keys).map(|(entry, keys)| (entry.to_string(), keys, asked(entry))).collect();
     let ask = async |tally: &mut _| api.ask(asked, &caller.mark(&why), tally).await;
     Ok(Json(api.0.audit.audited(begun, ask).await?))
 }

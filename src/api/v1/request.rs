@@ -232,6 +232,10 @@ pub struct Page<T> {
     pub next: Option<String>,
     /// As `cursor` it leads to the page before; null on the first one.
     pub prev: Option<String>,
+    /// The streams that did not answer, where the events are spread over several: what is of theirs is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub unavailable: Vec<String>,
 }
 
 impl<T> Page<T> {
@@ -252,7 +256,7 @@ impl<T> Page<T> {
         let next = (end < sorted.len() && end > begin).then(|| Cursor::After(key(end - 1)).text());
         let prev = (begin > 0 && end > begin).then(|| Cursor::Before(key(begin)).text());
         let items = sorted.into_iter().skip(begin).take(end - begin).map(|(_, item)| item).collect();
-        Self { items, next, prev }
+        Self { items, next, prev, unavailable: Vec::new() }
     }
 }
 

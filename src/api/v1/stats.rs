@@ -12,7 +12,7 @@ use super::{
 use crate::{
     facts::{audit::Act, endpoint::Mark},
     http::problem::Problem,
-    store::queries::Queries,
+    store::queries::Partitions,
     view::{delivery::MarkView, time::Time},
 };
 
@@ -26,7 +26,7 @@ pub struct Stats {
     /// By Redis' clock.
     now: Time,
     stream: StreamStats,
-    /// None while no worker owns the partition.
+    /// Of the stream itself; none while no worker owns it.
     owner: Option<Owner>,
     /// None while sending goes on.
     paused: Option<MarkView>,
@@ -35,12 +35,16 @@ pub struct Stats {
     unfinished: u64,
     dead_letters: u64,
     quarantined: u64,
+    /// The streams that did not answer, where the events are spread over several: what is of theirs is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    unavailable: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct StreamStats {
     name: String,
-    /// Entries that are in it now.
+    /// Entries that are in it now, and in its parts.
     length: u64,
     /// Entries that were ever added.
     added: u64,
@@ -59,18 +63,17 @@ pub struct Owner {
 pub async fn stats(State(api): State<Api>, Staff(_): Staff) -> Answer<Stats> {
     let endpoints = api.with_registry(async |store| Ok(store.count().await?)).await?;
     let paused = api.paused().await?;
-    let look = async |queries: &mut Queries| {
-        let lease = queries.lease().await?;
-        let stream = queries.stream().await?;
-        let groups = queries.groups().await?;
+    let look = async |queries: &mut Partitions| {
+        let lease = queries.root().lease().await?;
+        let entries = queries.entries().await?;
         let busy = queries.busy_endpoints(MAX_ENDPOINTS).await?;
         Ok(Stats {
             now: Time(queries.now_ms().await?),
             stream: StreamStats {
-                name: queries.keys().stream().to_owned(),
-                length: stream.map_or(0, |stream| stream.length),
-                added: stream.map_or(0, |stream| stream.added),
-                pending: groups.iter().find(|group| group.name == "herald").map_or(0, |group| group.pending),
+                name: queries.layout().root().to_owned(),
+                length: entries.length,
+                added: entries.added,
+                pending: entries.pending,
             },
             owner: lease.map(|lease| Owner { name: lease.owner, lease_left_ms: lease.left_ms }),
             paused: paused.as_ref().map(MarkView::of),
@@ -78,6 +81,7 @@ pub async fn stats(State(api): State<Api>, Staff(_): Staff) -> Answer<Stats> {
             unfinished: busy.iter().map(|(_, count)| count).sum(),
             dead_letters: queries.count_dead_where(&crate::store::queries::DeadFilter::everything()).await?,
             quarantined: queries.count_quarantined().await?,
+            unavailable: queries.unavailable(),
         })
     };
     Ok(Json(api.queries(look).await?))

@@ -29,8 +29,8 @@ use crate::{
         connection::{Connection, Purpose, Redis, SharedConnection},
         error::StoreError,
         keys::PartitionKeys,
+        queries::Partitions,
         registry::{RegistryError, RegistryStore},
-        watch::last_entry,
     },
 };
 
@@ -307,7 +307,8 @@ impl Subscriptions {
             return self.remove_locked(caller, locked, &mark).await;
         }
         // First: what is accepted from here on is not owed.
-        let last = self.with_connection(async |mut it| last_entry(&mut it, &self.0.keys).await).await?;
+        let last = async |it| Partitions::find(it, &self.0.keys).await?.last_entry_of(&caller.account).await;
+        let last = self.with_connection(last).await?;
         let leave = |endpoint: &mut Endpoint| {
             // Or it would be made anew, and nothing were stopped.
             if keeper == Keeper::Merchant && endpoint.stopped_by_operator().is_some() {

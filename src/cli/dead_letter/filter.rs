@@ -11,7 +11,7 @@ use crate::{
         letter::Cause,
         retry::DeadReason,
     },
-    store::queries::{DeadFilter, Queries},
+    store::queries::{DeadFilter, Partitions},
     surface::{VerbError, note, words},
     view::time::Moment,
 };
@@ -112,7 +112,7 @@ impl Filter {
 
 /// Letters of an older Herald are found by time and endpoint alone until the worker has indexed them. Returns whether
 /// there are any; a list says so and goes on.
-pub async fn tell_if_unindexed(queries: &mut Queries) -> anyhow::Result<bool> {
+pub async fn tell_if_unindexed(queries: &mut Partitions) -> anyhow::Result<bool> {
     let left = queries.unindexed_dead().await?;
     if left > 0 {
         note(unindexed(left));
@@ -121,7 +121,7 @@ pub async fn tell_if_unindexed(queries: &mut Queries) -> anyhow::Result<bool> {
 }
 
 /// What changes letters must not miss any.
-pub async fn refuse_if_unindexed(queries: &mut Queries, filter: &DeadFilter) -> anyhow::Result<()> {
+pub async fn refuse_if_unindexed(queries: &mut Partitions, filter: &DeadFilter) -> anyhow::Result<()> {
     let left = if filter.needs_facts() { queries.unindexed_dead().await? } else { 0 };
     match left {
         0 => Ok(()),

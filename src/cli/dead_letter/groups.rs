@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use clap::ValueEnum;
 
 use crate::{
-    store::queries::{DeadFilter, DeadGroup, DeadKey, DeadTotals, Queries},
+    store::queries::{DeadFilter, DeadGroup, DeadKey, DeadTotals, Partitions},
     surface::{Context, note, words},
     view::letter::LetterGroup,
 };
@@ -51,7 +51,7 @@ impl GroupBy {
 /// The largest groups first.
 pub async fn list(
     context: &Context,
-    queries: &mut Queries,
+    queries: &mut Partitions,
     filter: &DeadFilter,
     by: &[GroupBy],
     limit: u64,

@@ -20,7 +20,7 @@ use crate::{
     },
     store::{
         protocol::Asked,
-        queries::{DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Queries},
+        queries::{DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Partitions},
         registry::Unreadable,
     },
     surface::{Context, VerbError, audited, note, words},
@@ -77,7 +77,7 @@ struct Prospects {
     waiting: Vec<(String, u64)>,
 }
 
-pub async fn run(context: &Context, queries: &mut Queries, job: Job, args: JobArgs) -> anyhow::Result<()> {
+pub async fn run(context: &Context, queries: &mut Partitions, job: Job, args: JobArgs) -> anyhow::Result<()> {
     if let Some(id) = &args.id {
         return one(context, queries, job, id, &args.consent).await;
     }
@@ -108,7 +108,7 @@ pub async fn run(context: &Context, queries: &mut Queries, job: Job, args: JobAr
     if args.consent.confirm(&what)? == Go::DryRun {
         return Ok(());
     }
-    must_be_owned(context).await?;
+    must_be_owned(context.connect().await?, &context.keys()?).await?;
     carry_out(context, job, args, filter, measured.count).await
 }
 
@@ -144,7 +144,7 @@ async fn carry_out(
 
 async fn one(
     context: &Context,
-    queries: &mut Queries,
+    queries: &mut Partitions,
     job: Job,
     id: &DeliveryId,
     consent: &Consent,
@@ -165,7 +165,8 @@ async fn one(
             Ok(dead) => begun.account(&dead.delivery.account).intent(&dead.delivery.intent),
             Err(_) => begun,
         };
-        let ask = async |_: &mut _| Asking::connect(context, consent.mark()).await?.one(&job.asked(id)).await;
+        let [keys] = &queries.keys_of(std::slice::from_ref(id)).await?[..] else { return Ok(()) };
+        let ask = async |_: &mut _| Asking::connect(context, consent.mark()).await?.one(keys, &job.asked(id)).await;
         audited(context, begun, ask).await?;
         match job {
             Job::Redeliver => note(format_args!("{id} redelivered; `herald delivery show {id}` follows it")),
@@ -189,7 +190,7 @@ fn show_sample(measured: &Measured) {
 
 /// How many letters a job is about, and at which endpoints: exact. The indexes count them; only what has a limit, or
 /// stands in no index yet, is counted one by one.
-async fn measure(queries: &mut Queries, filter: &DeadFilter, limit: Option<u64>) -> anyhow::Result<Measured> {
+async fn measure(queries: &mut Partitions, filter: &DeadFilter, limit: Option<u64>) -> anyhow::Result<Measured> {
     let sample = queries.find_dead(filter, DeadOrder::OldestFirst, None, SAMPLE).await?.letters;
     if limit.is_some() || queries.unindexed_dead().await? > 0 {
         let mut by_endpoint = BTreeMap::new();
@@ -267,7 +268,7 @@ fn letters(count: u64) -> String {
 /// take a hundred MB. It goes past its limit to the end of a millisecond, because within one the index has no order of
 /// ours.
 async fn select(
-    queries: &mut Queries,
+    queries: &mut Partitions,
     filter: &DeadFilter,
     limit: Option<u64>,
 ) -> anyhow::Result<Vec<(u64, DeliveryId)>> {

@@ -15,8 +15,8 @@ use self::{
 use super::story::story_of_dead;
 use crate::{
     facts::id::DeliveryId,
-    store::queries::{DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Queries},
-    surface::{Context, Format, VerbError, json_line, note, words},
+    store::queries::{DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Partitions},
+    surface::{Context, Format, VerbError, json_line, note, of_those_that_answer, words},
     view::{
         Viewer,
         deliveries::waited,
@@ -60,17 +60,18 @@ pub struct ListArgs {
 }
 
 pub async fn run(context: &Context, verb: DeadLetterVerb) -> anyhow::Result<()> {
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
-    match verb {
+    let mut queries = context.partitions().await?;
+    let done = match verb {
         DeadLetterVerb::List(args) => list(context, &mut queries, args).await,
         DeadLetterVerb::Show { id } => show(context, &mut queries, &id).await,
         DeadLetterVerb::Redeliver(args) => jobs::run(context, &mut queries, Job::Redeliver, args).await,
         DeadLetterVerb::Discard(args) => jobs::run(context, &mut queries, Job::Discard, args).await,
         DeadLetterVerb::Export { filter, limit } => export(context, &mut queries, &filter, limit).await,
-    }
+    };
+    of_those_that_answer(&queries, done)
 }
 
-async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyhow::Result<()> {
+async fn list(context: &Context, queries: &mut Partitions, args: ListArgs) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
     let filter = args.filter.range(now_ms);
     tell_if_unindexed(queries).await?;
@@ -102,7 +103,7 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     Ok(())
 }
 
-async fn headline(queries: &mut Queries, filter: &DeadFilter, count: u64, limit: u64) -> anyhow::Result<String> {
+async fn headline(queries: &mut Partitions, filter: &DeadFilter, count: u64, limit: u64) -> anyhow::Result<String> {
     if count == 0 {
         return Ok("no dead letters".to_owned());
     }
@@ -129,7 +130,7 @@ fn row(letter: &FoundDead, now_ms: u64) -> Vec<String> {
     vec![at, id, intent, facts.reason_name().to_owned(), cause, facts.attempts.to_string()]
 }
 
-async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyhow::Result<()> {
+async fn show(context: &Context, queries: &mut Partitions, id: &DeliveryId) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
     let Some(letter) = queries.dead_letter(id).await? else {
         let text = format!("there is no dead letter {id}: `herald delivery show {id}` says where it stands");
@@ -143,7 +144,12 @@ async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyh
     Ok(())
 }
 
-async fn export(context: &Context, queries: &mut Queries, filter: &Filter, limit: Option<u64>) -> anyhow::Result<()> {
+async fn export(
+    context: &Context,
+    queries: &mut Partitions,
+    filter: &Filter,
+    limit: Option<u64>,
+) -> anyhow::Result<()> {
     let filter = filter.range(queries.now_ms().await?);
     refuse_if_unindexed(queries, &filter).await?;
     let (mut written, limit, mut after) = (0, limit.unwrap_or(u64::MAX), None);

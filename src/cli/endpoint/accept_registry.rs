@@ -7,8 +7,8 @@ use crate::{
         asking::Asking,
     },
     facts::audit::Act,
-    store::{protocol::Asked, queries::Queries},
-    surface::{Context, VerbError, audited, note},
+    store::protocol::Asked,
+    surface::{Context, VerbError, audited, note, of_those_that_answer},
 };
 
 pub async fn accept_registry(context: &Context, consent: &Consent) -> anyhow::Result<()> {
@@ -17,22 +17,32 @@ pub async fn accept_registry(context: &Context, consent: &Consent) -> anyhow::Re
             "there is no registry in Redis: import a backup first, with `herald endpoint import FILE --reason '…'`";
         return Err(VerbError::NotFound(text.to_owned()).into());
     };
-    let keys = context.keys()?;
-    let stream = keys.stream().to_owned();
-    let bound = Queries::new(context.connect().await?, keys).bound_registry().await?;
+    let mut partitions = context.partitions().await?;
     let found = position.id.to_string();
-    let Some(bound) = bound.filter(|bound| *bound != found) else {
+    let mut others = partitions.bound_registries().await?;
+    others.retain(|(_, bound)| *bound != found);
+    let Some((_, bound)) = others.first() else {
         note(format_args!(
-            "{stream} already works with the registry {found}, or will take it by itself: nothing to do"
+            "{} already works with the registry {found}, or will take it by itself: nothing to do",
+            context.keys()?.stream()
         ));
-        return Ok(());
+        return of_those_that_answer(&partitions, Ok(()));
     };
-    if consent.confirm(&format!("bind {stream} to the registry {found} instead of {bound}"))? == Go::Ahead {
+    let names: Vec<&str> = others.iter().map(|(keys, _)| keys.stream()).collect();
+    let streams = names.join(", ");
+    if consent.confirm(&format!("bind {streams} to the registry {found} instead of {bound}"))? == Go::Ahead {
         let begun = consent.act(Act::EndpointAcceptRegistry).target(format_args!("{found} instead of {bound}"));
         let asked = Asked::AcceptRegistry(found.clone());
-        let accept = async |_: &mut _| Asking::connect(context, consent.mark()).await?.one(&asked).await;
+        let accept = async |_: &mut _| {
+            let mut asking = Asking::connect(context, consent.mark()).await?;
+            for (keys, _) in &others {
+                asking.one(keys, &asked).await?;
+            }
+            anyhow::Ok(())
+        };
         audited(context, begun, accept).await?;
-        note(format_args!("{stream} works with the registry {found} from now on"));
+        let work = if names.len() == 1 { "works" } else { "work" };
+        note(format_args!("{streams} {work} with the registry {found} from now on"));
     }
-    Ok(())
+    of_those_that_answer(&partitions, Ok(()))
 }

@@ -28,12 +28,8 @@ use crate::{
         signing::{Kind, Secret, SecretText, rotated},
     },
     registry::rules::Rules,
-    store::{
-        queries::Queries,
-        registry::{RegistryError, RegistryStore, Unreadable},
-        watch::{is_passed, last_entry},
-    },
-    surface::{Context, OutputClosed, VerbError, audited, note},
+    store::registry::{RegistryError, RegistryStore, Unreadable},
+    surface::{Context, OutputClosed, VerbError, audited, note, of_those_that_answer},
     view::{
         Viewer,
         health::{of_many, of_one},
@@ -176,10 +172,12 @@ pub async fn run(context: &Context, verb: EndpointVerb) -> anyhow::Result<()> {
         EndpointVerb::List(args) => list(context, args).await,
         EndpointVerb::Show { id } => {
             let endpoint = get(&mut context.registry().await?, &id).await?;
-            let mut queries = Queries::new(context.connect().await?, context.keys()?);
+            let mut queries = context.partitions().await?;
+            queries.know([(&endpoint.id, &endpoint.account)]);
             let redis_ms = queries.now_ms().await?;
             let health = of_one(&mut queries, &id, Viewer::Operator).await?;
-            view::show_with_health(context.output, &endpoint, health, context.now_ms(), redis_ms)
+            let done = view::show_with_health(context.output, &endpoint, health, context.now_ms(), redis_ms);
+            of_those_that_answer(&queries, done)
         }
         EndpointVerb::Update(args) => update(context, args).await,
         EndpointVerb::Pause(args) => switch(context, args, Switch::Pause).await,
@@ -283,9 +281,10 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     }
     let now_ms = context.now_ms();
     let mut list = view::list(context.output);
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    let mut queries = context.partitions().await?;
     let redis_ms = queries.now_ms().await?;
     let found: Vec<Endpoint> = found.into_values().collect();
+    queries.know(found.iter().map(|endpoint| (&endpoint.id, &endpoint.account)));
     for part in found.chunks(HEALTH_PAGE) {
         let ids: Vec<EndpointId> = part.iter().map(|endpoint| endpoint.id.clone()).collect();
         for (endpoint, health) in part.iter().zip(of_many(&mut queries, &ids, Viewer::Operator).await?) {
@@ -299,7 +298,7 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     if unreadable.len() > 10 {
         note(format_args!("… and {} more that cannot be read", unreadable.len() - 10));
     }
-    Ok(())
+    of_those_that_answer(&queries, Ok(()))
 }
 
 impl ListArgs {
@@ -407,7 +406,7 @@ async fn disable(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
         let begun = about(args.consent.act(Act::EndpointDisable), &endpoint);
         let disable = async |_: &mut _| {
             // First: what is accepted from here on is not owed.
-            let last = last_entry(&mut context.connect().await?, &context.keys()?).await?;
+            let last = context.partitions().await?.last_entry_of(&endpoint.account).await?;
             endpoint.disable(args.consent.mark(), last);
             Ok(registry.update(endpoint, &args.consent.mark()).await?)
         };
@@ -453,20 +452,20 @@ async fn drained(
     mut endpoint: Endpoint,
     mark: Mark,
 ) -> anyhow::Result<u64> {
-    let (mut connection, keys) = (context.connect().await?, context.keys()?);
+    let mut partitions = context.partitions().await?;
     if !matches!(endpoint.status, EndpointState::Disabled(_)) {
-        endpoint.disable(mark.clone(), last_entry(&mut connection, &keys).await?);
+        endpoint.disable(mark.clone(), partitions.last_entry_of(&endpoint.account).await?);
         endpoint = registry.update(endpoint, &mark).await?;
     }
     let Some(last) = endpoint.owed_until else { return Ok(endpoint.revision) };
     let deadline = clock::now() + DRAINED_WITHIN;
-    while !is_passed(&mut connection, &keys, last).await? {
+    while !partitions.is_passed(&endpoint.account, last).await? {
         if clock::now() >= deadline {
             let text = format!(
                 "endpoint {} is disabled and not deleted yet: events that were accepted before wait in {} to become its \
                  dead letters; see that a worker owns it (`herald doctor`), then delete it again",
                 endpoint.id,
-                keys.stream()
+                partitions.layout().path(&endpoint.account).pop().unwrap_or_default()
             );
             return Err(VerbError::Unanswered(text).into());
         }

@@ -25,7 +25,7 @@ use crate::{
     },
     intents::{intent::Intent, stamp::Stamp},
     sender::Sender,
-    store::queries::{EntryStanding, Queries, Whereabouts},
+    store::queries::{EntryStanding, Partitions, Whereabouts},
     surface::{Context, VerbError, audited, even_unread, note, words},
 };
 
@@ -114,7 +114,7 @@ async fn tell(
     history: &[Told],
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    let mut queries = context.partitions().await?;
     let sender = app::sender(&context.config, context.redis()?)?;
     let mut list = context.output.list(&["EVENT", "TYPE", "STATUS", "CREATED", "RESULT", "TIME"]);
     let mut ended: Option<(&Told, Option<AttemptReport>)> = None;
@@ -210,13 +210,13 @@ fn history(intent: &Intent, from: Option<&EventId>) -> anyhow::Result<Vec<Told>>
 }
 
 /// Whether Herald will still deliver it to this endpoint.
-async fn is_on_its_way(queries: &mut Queries, entry: EntryId, endpoint: &EndpointId) -> anyhow::Result<bool> {
+async fn is_on_its_way(queries: &mut Partitions, entry: EntryId, endpoint: &EndpointId) -> anyhow::Result<bool> {
     let delivery = DeliveryId { entry, endpoint: endpoint.clone() };
-    Ok(match queries.find(&delivery).await? {
+    Ok(match queries.whereabouts(&delivery).await? {
         Whereabouts::Unfinished(_) => true,
         Whereabouts::Dead(_) => false,
         Whereabouts::NoRecord => {
-            matches!(queries.entry_standing(entry).await?, EntryStanding::InFlight { .. } | EntryStanding::Waiting)
+            matches!(queries.entry_standing(&delivery).await?, EntryStanding::InFlight { .. } | EntryStanding::Waiting)
         }
     })
 }

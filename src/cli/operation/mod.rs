@@ -20,7 +20,8 @@ use crate::{
     history::plan::{self, PlanError},
     store::{
         operations::{OperationError, Operations, Verb, Wanted},
-        queries::{DeadFilter, MAX_PAGE, Queries},
+        partitions::mode,
+        queries::{DeadFilter, MAX_PAGE},
     },
     surface::{Context, Format, VerbError, audit::audited_until_its_end, audited, note, words},
     view::operation::{OperationView, ResultView},
@@ -133,8 +134,19 @@ pub async fn run(context: &Context, verb: OperationVerb) -> anyhow::Result<()> {
     }
 }
 
+/// Of one partition: an operation is one's own.
 pub async fn operations(context: &Context) -> anyhow::Result<Operations> {
-    Ok(Operations::new(context.connect().await?, context.keys()?))
+    let (connection, keys) = (context.connect().await?, context.keys()?);
+    let parts = mode(connection.clone(), keys.stream()).await?.parts();
+    if parts.is_some() {
+        let stream = keys.stream();
+        let text = format!(
+            "{stream} is split, and an operation is of one partition: name it with --stream {stream}:0 (`herald \
+             partition of ACCOUNT` says which one an account's is), or give the ids of letters"
+        );
+        return Err(VerbError::Refused(text).into());
+    }
+    Ok(Operations::new(connection, keys))
 }
 
 async fn plan_as_asked(context: &Context, args: PlanArgs) -> anyhow::Result<()> {
@@ -142,7 +154,7 @@ async fn plan_as_asked(context: &Context, args: PlanArgs) -> anyhow::Result<()> 
     if is_of_letters && args.filter.is_empty() && !args.all && args.limit.is_none() {
         return Err(VerbError::Usage("give a filter, or --all".to_owned()).into());
     }
-    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    let mut queries = context.partitions().await?;
     let letters = args.filter.range(queries.now_ms().await?);
     let limit = args.limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
     let filter = format!("{}{limit}", args.filter.as_flags());

@@ -1,11 +1,10 @@
 //! Dead letters by their indexes: all of them or those of one endpoint, within a span of time, a page at a time.
 
-use super::{CHUNK, FoundDead, MAX_PAGE, Queries};
+use super::{CHUNK, MAX_PAGE, Queries};
 use crate::{
     facts::{
         delivery::DeadLetter,
         id::{DeliveryId, EndpointId},
-        letter::LetterFacts,
     },
     store::error::StoreError,
 };
@@ -43,6 +42,12 @@ pub struct Letter {
     pub at_ms: u64,
     /// Or why it cannot be read.
     pub letter: Result<DeadLetter, String>,
+}
+
+impl Letter {
+    pub(super) fn removed(id: DeliveryId, at_ms: u64) -> Self {
+        Self { id, at_ms, letter: Err("it was removed while the list was made".to_owned()) }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -133,30 +138,21 @@ impl Queries {
 
     /// These letters, whole.
     pub async fn letters(&mut self, ids: Vec<(DeliveryId, u64)>) -> Result<Vec<Letter>, StoreError> {
+        let found = self.letters_there(&ids).await?;
+        let letter = |((id, at_ms), found): (_, Option<Letter>)| found.unwrap_or_else(|| Letter::removed(id, at_ms));
+        Ok(ids.into_iter().zip(found).map(letter).collect())
+    }
+
+    /// The same; None where there is none.
+    pub(super) async fn letters_there(&mut self, ids: &[(DeliveryId, u64)]) -> Result<Vec<Option<Letter>>, StoreError> {
         let mut letters = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(CHUNK) {
             let keys: Vec<String> = chunk.iter().map(|(id, _)| self.keys.dead_letter(id)).collect();
             let records = self.values("read dead letters", &keys).await?;
             letters.extend(chunk.iter().zip(records).map(|((id, at_ms), record)| {
-                let letter = match record {
-                    Some(record) => DeadLetter::from_record(&record).map_err(|error| error.to_string()),
-                    None => Err("it was removed while the list was made".to_owned()),
-                };
-                Letter { id: id.clone(), at_ms: *at_ms, letter }
+                let letter = DeadLetter::from_record(&record?).map_err(|error| error.to_string());
+                Some(Letter { id: id.clone(), at_ms: *at_ms, letter })
             }));
-        }
-        Ok(letters)
-    }
-
-    /// With what letters that stand in no index yet say themselves.
-    pub async fn with_known_facts(&mut self, mut letters: Vec<FoundDead>) -> Result<Vec<FoundDead>, StoreError> {
-        let unknown = letters.iter().filter(|letter| letter.facts.is_none());
-        let unknown: Vec<_> = unknown.map(|letter| (letter.id.clone(), letter.at_ms)).collect();
-        let mut read = self.letters(unknown).await?.into_iter();
-        for letter in letters.iter_mut().filter(|letter| letter.facts.is_none()) {
-            letter.facts = read
-                .next()
-                .map(|read| read.letter.map_or_else(|_| LetterFacts::unreadable(), |dead| LetterFacts::of(&dead)));
         }
         Ok(letters)
     }

@@ -199,7 +199,7 @@ impl DeadTotals {
         Self { count: 1, first_ms: at_ms, last_ms: at_ms }
     }
 
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         Self {
             count: self.count + other.count,
             first_ms: self.first_ms.min(other.first_ms),
@@ -514,7 +514,12 @@ impl Source {
     }
 }
 
-fn page_of(mut letters: Vec<FoundDead>, order: DeadOrder, after: Option<&DeadCursor>, max: usize) -> Vec<FoundDead> {
+pub(super) fn page_of(
+    mut letters: Vec<FoundDead>,
+    order: DeadOrder,
+    after: Option<&DeadCursor>,
+    max: usize,
+) -> Vec<FoundDead> {
     let mut keyed: Vec<((u64, String), FoundDead)> =
         letters.drain(..).map(|letter| ((letter.at_ms, letter.id.to_string()), letter)).collect();
     keyed.sort_by(|one, other| one.0.cmp(&other.0));

@@ -80,6 +80,16 @@ impl Queries {
         Ok(letter.map_or(Whereabouts::NoRecord, |letter| Whereabouts::Dead(Box::new(letter))))
     }
 
+    /// Whether each of these has a record or a letter.
+    pub(super) async fn are_kept(&mut self, ids: &[DeliveryId]) -> Result<Vec<bool>, StoreError> {
+        let mut pipeline = redis::pipe();
+        for id in ids {
+            pipeline.cmd("EXISTS").arg(self.keys.delivery(id)).arg(self.keys.dead_letter(id));
+        }
+        let found: Vec<u64> = self.connection.pipeline("look where deliveries are kept", &pipeline).await?;
+        Ok(found.into_iter().map(|found| found > 0).collect())
+    }
+
     pub async fn totals(&mut self, endpoint: &EndpointId) -> Result<Totals, StoreError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("HGET").arg(self.keys.unfinished()).arg(endpoint.as_str());

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{DeadFilter, DeadGroup, DeadKey, Queries};
+use super::{DeadGroup, DeadTotals, Queries};
 use crate::{
     facts::{
         endpoint::{Endpoint, EndpointState},
@@ -56,6 +56,28 @@ impl Survey {
     /// Endpoints to which anything was sent within a day.
     pub fn active(&self) -> u64 {
         self.failing + self.unsteady + self.well
+    }
+
+    /// The same of two partitions.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.failing += other.failing;
+        self.unsteady += other.unsteady;
+        self.well += other.well;
+        self.idle += other.idle;
+        let room = MAX_FAILING.saturating_sub(self.troubled.len());
+        self.troubled.extend(other.troubled.into_iter().take(room));
+        for (account, (count, last_ms)) in other.skipped {
+            let known = self.skipped.entry(account).or_default();
+            *known = (known.0 + count, known.1.max(last_ms));
+        }
+        self.as_of_ms = self.as_of_ms.max(other.as_of_ms);
+        for (sums, more) in [(&mut self.minutes, other.minutes), (&mut self.hours, other.hours)] {
+            for (slot, (delivered, failed)) in more {
+                let known = sums.entry(slot).or_default();
+                *known = (known.0 + delivered, known.1 + failed);
+            }
+        }
+        self
     }
 
     /// Takes out the endpoints that are not sent to any more.
@@ -167,11 +189,21 @@ impl Queries {
         unserved(&mut self.connection, &self.keys).await
     }
 
-    /// All issues as of `now_ms`, by Redis' clock.
-    pub async fn issues(&mut self, registry: &mut RegistryStore, now_ms: u64) -> Result<IssuesLook, StoreError> {
-        let mut survey = self.survey(now_ms).await?;
-        let letters = self.letters_by_issue().await?;
-        let said: BTreeMap<IssueId, Said> = all(&mut self.connection, &self.keys.issues()).await?.into_iter().collect();
+    /// What operators said of issues.
+    pub(super) async fn said(&mut self) -> Result<Vec<(IssueId, Said)>, StoreError> {
+        all(&mut self.connection, &self.keys.issues()).await
+    }
+}
+
+impl IssuesLook {
+    /// What follows from what was seen.
+    pub(super) async fn of(
+        mut survey: Survey,
+        letters: &BTreeMap<IssueId, Letters>,
+        said: &BTreeMap<IssueId, Said>,
+        registry: &mut RegistryStore,
+        now_ms: u64,
+    ) -> Result<Self, StoreError> {
         let ids: BTreeSet<&EndpointId> = survey.troubled.keys().chain(letters.keys().map(|id| &id.endpoint)).collect();
         let found = registry.get_many(&ids.into_iter().collect::<Vec<_>>()).await?;
         let endpoints: HashMap<EndpointId, Endpoint> =
@@ -181,25 +213,24 @@ impl Queries {
             |id| endpoints.get(id).is_some_and(|endpoint| !matches!(endpoint.status, EndpointState::Disabled(_))),
             now_ms,
         );
-        let issues = issues(&survey.troubled, &letters, &said, now_ms);
-        Ok(IssuesLook { survey, issues, endpoints })
+        let issues = issues(&survey.troubled, letters, said, now_ms);
+        Ok(Self { survey, issues, endpoints })
     }
+}
 
-    async fn letters_by_issue(&mut self) -> Result<BTreeMap<IssueId, Letters>, StoreError> {
-        let by = [DeadKey::Endpoint, DeadKey::Account, DeadKey::Cause];
-        let mut found = BTreeMap::<IssueId, Letters>::new();
-        for (group, totals) in self.group_dead(&DeadFilter::everything(), &by).await? {
-            let DeadGroup { endpoint: Some(endpoint), account, cause: Some(cause), .. } = group else { continue };
-            let (Ok(endpoint), Ok(cause)) = (endpoint.parse(), cause.parse()) else { continue };
-            let account = account.and_then(|account| account.parse().ok());
-            let none = Letters { account: account.clone(), count: 0, first_ms: u64::MAX, last_ms: 0 };
-            // An endpoint that was made anew for another account has letters of both.
-            let letters = found.entry(IssueId { endpoint, cause }).or_insert(none);
-            letters.account = account.or(letters.account.take());
-            letters.count += totals.count;
-            letters.first_ms = letters.first_ms.min(totals.first_ms);
-            letters.last_ms = letters.last_ms.max(totals.last_ms);
-        }
-        Ok(found)
+pub(super) fn letters_by_issue(groups: BTreeMap<DeadGroup, DeadTotals>) -> BTreeMap<IssueId, Letters> {
+    let mut found = BTreeMap::<IssueId, Letters>::new();
+    for (group, totals) in groups {
+        let DeadGroup { endpoint: Some(endpoint), account, cause: Some(cause), .. } = group else { continue };
+        let (Ok(endpoint), Ok(cause)) = (endpoint.parse(), cause.parse()) else { continue };
+        let account = account.and_then(|account| account.parse().ok());
+        let none = Letters { account: account.clone(), count: 0, first_ms: u64::MAX, last_ms: 0 };
+        // An endpoint that was made anew for another account has letters of both.
+        let letters = found.entry(IssueId { endpoint, cause }).or_insert(none);
+        letters.account = account.or(letters.account.take());
+        letters.count += totals.count;
+        letters.first_ms = letters.first_ms.min(totals.first_ms);
+        letters.last_ms = letters.last_ms.max(totals.last_ms);
     }
+    found
 }

@@ -100,6 +100,8 @@ pub struct LogPage {
     pub reached_end: bool,
     /// Older lines were dropped: the log does not tell the whole story.
     pub was_cut: bool,
+    /// Of several logs: of one of them, the look ended before it had found as much as was asked for.
+    pub fell_short: bool,
     /// Lines that no Herald of this version wrote.
     pub unreadable: usize,
 }

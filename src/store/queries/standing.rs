@@ -57,21 +57,6 @@ pub struct Quarantined {
     pub at_ms: u64,
 }
 
-/// Just behind the last entry of a page of the quarantine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuarantineCursor(String);
-
-impl QuarantineCursor {
-    /// From its text; none for what is no text of one.
-    pub fn parse(text: &str) -> Option<Self> {
-        text.parse::<EntryId>().ok().map(|entry| Self(entry.to_string()))
-    }
-
-    pub fn text(&self) -> String {
-        self.0.clone()
-    }
-}
-
 /// Where an entry of the stream stands that has no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryStanding {
@@ -170,6 +155,22 @@ impl Queries {
         Ok(found.first().and_then(|(id, _)| id.parse().ok()))
     }
 
+    /// How many entries there are behind this one, as far as a page goes; and the first of them.
+    pub(super) async fn behind(&mut self, last: EntryId) -> Result<(u64, Option<EntryId>), StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream()).arg(format!("({last}")).arg("+").arg("COUNT").arg(MAX_PAGE);
+        let found: Vec<(String, Value)> = self.connection.query("count what is not routed yet", &command).await?;
+        Ok((found.len() as u64, found.first().and_then(|(id, _)| id.parse().ok())))
+    }
+
+    /// Of a part: up to which entry of its stream it has all that is for it.
+    pub(super) async fn routed(&mut self) -> Result<Option<EntryId>, StoreError> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.keys.routed());
+        let routed: Option<String> = self.connection.query("ask how far a part is routed", &command).await?;
+        Ok(routed.and_then(|routed| routed.parse().ok()))
+    }
+
     /// Roughly what the stream takes in Redis' memory; 0 if there is none.
     pub async fn stream_bytes(&mut self) -> Result<u64, StoreError> {
         let mut command = redis::cmd("MEMORY");
@@ -231,37 +232,37 @@ impl Queries {
         Ok(if self.is_in_stream(entry).await? { EntryStanding::Settled } else { EntryStanding::Gone })
     }
 
-    /// Quarantined entries, the oldest first, and where to go on.
+    /// Quarantined entries behind a place, the oldest first; and where to go on.
     pub async fn quarantine(
         &mut self,
-        after: Option<&QuarantineCursor>,
+        after: Option<EntryId>,
         max: usize,
-    ) -> Result<(Vec<Quarantined>, Option<QuarantineCursor>), StoreError> {
-        let (found, has_more) = self.quarantine_page(after, max).await?;
-        let next = found.last().filter(|_| has_more).map(|(cursor, _)| cursor.clone());
+    ) -> Result<(Vec<Quarantined>, Option<EntryId>), StoreError> {
+        let from = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
+        let (found, has_more) = self.quarantine_from(&from, max).await?;
+        let next = found.last().filter(|_| has_more).map(|(at, _)| *at);
         Ok((found.into_iter().map(|(_, one)| one).collect(), next))
     }
 
-    /// The same, each with its place, and whether there may be more.
-    pub async fn quarantine_page(
+    /// Quarantined entries from here on, as `XRANGE` takes it, the oldest first, each with its place; and whether there may be more.
+    pub(super) async fn quarantine_from(
         &mut self,
-        after: Option<&QuarantineCursor>,
+        from: &str,
         max: usize,
-    ) -> Result<(Vec<(QuarantineCursor, Quarantined)>, bool), StoreError> {
+    ) -> Result<(Vec<(EntryId, Quarantined)>, bool), StoreError> {
         let mut command = redis::cmd("XRANGE");
-        let from = after.map_or_else(|| "-".to_owned(), |cursor| format!("({}", cursor.0));
         command.arg(self.keys.quarantine()).arg(from).arg("+");
         self.read_quarantine(command, max).await
     }
 
-    /// The page before this place, the oldest first, and whether there may be more before it.
-    pub async fn quarantine_before(
+    /// The last ones up to here, the oldest first; and whether there may be more before them.
+    pub(super) async fn quarantine_until(
         &mut self,
-        before: &QuarantineCursor,
+        until: &str,
         max: usize,
-    ) -> Result<(Vec<(QuarantineCursor, Quarantined)>, bool), StoreError> {
+    ) -> Result<(Vec<(EntryId, Quarantined)>, bool), StoreError> {
         let mut command = redis::cmd("XREVRANGE");
-        command.arg(self.keys.quarantine()).arg(format!("({}", before.0)).arg("-");
+        command.arg(self.keys.quarantine()).arg(until).arg("-");
         let (mut found, has_more) = self.read_quarantine(command, max).await?;
         found.reverse();
         Ok((found, has_more))
@@ -271,14 +272,14 @@ impl Queries {
         &mut self,
         mut command: redis::Cmd,
         max: usize,
-    ) -> Result<(Vec<(QuarantineCursor, Quarantined)>, bool), StoreError> {
+    ) -> Result<(Vec<(EntryId, Quarantined)>, bool), StoreError> {
         // Of 64 KiB each at most, so a page stays below 4 MiB.
         let max = max.clamp(1, super::CHUNK);
         command.arg("COUNT").arg(max);
         let found: Vec<(String, HashMap<String, Vec<u8>>)> =
             self.connection.query("list the quarantine", &command).await?;
         let has_more = found.len() == max;
-        let read = |(id, fields)| Some((QuarantineCursor(id), quarantined(fields)?));
+        let read = |(id, fields): (String, _)| Some((id.parse().ok()?, quarantined(fields)?));
         Ok((found.into_iter().filter_map(read).collect(), has_more))
     }
 

@@ -17,7 +17,7 @@ use crate::{
     history::{self, History, Told, Wanted},
     store::{
         error::StoreError,
-        queries::{DeadCursor, DeadFilter, DeadOrder, FoundDead, MAX_PAGE, Queries, Totals, Unfinished},
+        queries::{DeadCursor, DeadFilter, DeadOrder, FoundDead, MAX_PAGE, Partitions, Totals, Unfinished},
     },
     view::{
         Viewer,
@@ -224,13 +224,18 @@ pub struct Found {
 
 /// The deliveries that are asked for.
 pub async fn find(
-    queries: &mut Queries,
+    queries: &mut Partitions,
     history: &History,
     asked: &Asked,
     viewer: Viewer,
     is_paused: bool,
 ) -> Result<Found, StoreError> {
     let now_ms = queries.now_ms().await?;
+    match (&asked.of, &asked.whose) {
+        (Some(account), _) | (None, Whose::Account(account)) => queries.narrow(account),
+        (None, Whose::Endpoint(endpoint)) => queries.narrow_to(endpoint).await,
+        (None, Whose::Intent(_) | Whose::Event(_)) => {}
+    }
     // In this order: what moves on meanwhile, to a record from a letter or to its end from a record, is seen where it goes to.
     let (letters, more_letters) = dead(queries, asked).await?;
     let (records, more_records) = unfinished(queries, asked).await?;
@@ -268,7 +273,7 @@ pub async fn find(
 }
 
 /// The records that fit nearest to where the page begins, one more than it shows; and whether there are some that were not looked at.
-async fn unfinished(queries: &mut Queries, asked: &Asked) -> Result<(Vec<Unfinished>, bool), StoreError> {
+async fn unfinished(queries: &mut Partitions, asked: &Asked) -> Result<(Vec<Unfinished>, bool), StoreError> {
     let endpoint = match &asked.whose {
         Whose::Endpoint(endpoint) => Some(endpoint),
         Whose::Intent(_) | Whose::Event(_) | Whose::Account(_) => None,
@@ -304,7 +309,7 @@ async fn unfinished(queries: &mut Queries, asked: &Asked) -> Result<(Vec<Unfinis
 }
 
 /// The newest dead letters that fit; and whether there are more.
-async fn dead(queries: &mut Queries, asked: &Asked) -> Result<(Vec<FoundDead>, bool), StoreError> {
+async fn dead(queries: &mut Partitions, asked: &Asked) -> Result<(Vec<FoundDead>, bool), StoreError> {
     let mut filter = DeadFilter { account: asked.of.clone(), ..DeadFilter::everything() };
     match asked.whose.clone() {
         Whose::Intent(intent) => filter.intent = Some(intent),
@@ -327,7 +332,7 @@ async fn dead(queries: &mut Queries, asked: &Asked) -> Result<(Vec<FoundDead>, b
 }
 
 /// What was tried and how it ended, the newest; and since when, if that is not all.
-async fn told(queries: &mut Queries, history: &History, asked: &Asked) -> Result<(Past, Option<u64>), StoreError> {
+async fn told(queries: &mut Partitions, history: &History, asked: &Asked) -> Result<(Past, Option<u64>), StoreError> {
     let mut wanted = Wanted { from_ms: asked.from_ms, until_ms: asked.until_ms, ..asked.whose.wanted() };
     wanted.account = asked.of.clone().or(wanted.account);
     let since_ms = asked.side.at().map(|at| at.since_ms).filter(|since_ms| *since_ms > 0);
@@ -359,7 +364,7 @@ struct Look {
 impl Look {
     async fn lines(
         self,
-        queries: &mut Queries,
+        queries: &mut Partitions,
         page: Vec<(Place, Stands<'_>)>,
         past: &Past,
     ) -> Result<Vec<DeliveryLine>, StoreError> {
@@ -434,7 +439,7 @@ impl Look {
 
     async fn of_told(
         self,
-        queries: &mut Queries,
+        queries: &mut Partitions,
         past: &Past,
         told: &history::Told,
     ) -> Result<DeliveryLine, StoreError> {

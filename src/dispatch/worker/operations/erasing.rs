@@ -28,7 +28,7 @@ use crate::{
             work::{Lost, Work},
         },
         protocol::Asked,
-        queries::{DeadCursor, DeadFilter, DeadOrder, QuarantineCursor, Quarantined, Queries},
+        queries::{DeadCursor, DeadFilter, DeadOrder, Quarantined, Queries},
     },
 };
 
@@ -78,7 +78,7 @@ enum Place {
         after: EntryId,
     },
     Quarantine {
-        after: Option<QuarantineCursor>,
+        after: Option<EntryId>,
     },
     Records(Records),
     History,
@@ -257,7 +257,7 @@ impl Erasure {
 
     async fn quarantine(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
         let Place::Quarantine { after } = &self.place else { return Ok(Erasing::Moved) };
-        let (found, next) = means.queries.quarantine(after.as_ref(), ENTRIES).await?;
+        let (found, next) = means.queries.quarantine(*after, ENTRIES).await?;
         let why = why_of(&self.order.why, &self.order.operation);
         let own = |one: &&Quarantined| one.entry <= self.order.last && is_event_of(&one.body, &self.order.account);
         for one in found.iter().filter(own) {
