@@ -13,6 +13,7 @@ const EVENT_BYTES: usize = 600;
 
 pub struct Event {
     pub id: String,
+    pub account: String,
     pub body: Vec<u8>,
 }
 
@@ -80,7 +81,7 @@ impl Lives {
         if is_over {
             self.alive.swap_remove_back(at);
         }
-        Event { id, body: body.into_bytes() }
+        Event { id, account: format!("acc_{account}"), body: body.into_bytes() }
     }
 }
 

@@ -95,6 +95,9 @@ struct Args {
     /// In the second one, which is the same build unless --beside names another, all secrets are sealed
     #[arg(long)]
     beside_sealed: bool,
+    /// Measure Herald with so many partitions in one process, too: 8,64
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(2..=1_024))]
+    partitions: Vec<u32>,
     /// Write the table into this file, between its two lines `<!-- bench -->`
     #[arg(long)]
     write: Option<PathBuf>,
@@ -151,7 +154,10 @@ fn measure(args: &Args) -> Result<()> {
             if round % 2 == 0 {
                 beside(args, round, scheme, &mut results)?;
             }
-            let (drain, latency) = herald_drain(args, scheme, args.endpoints, Secrets::Plain, folder.path())?;
+            if round % 2 == 0 {
+                with_partitions(args, round, scheme, &mut results)?;
+            }
+            let (drain, latency) = herald_drain(args, scheme, args.endpoints, 1, Secrets::Plain, folder.path())?;
             say(round, Who::Herald, scheme, &drain);
             results.add(Who::Herald, scheme, drain);
             if let Some(latency) = latency {
@@ -160,11 +166,12 @@ fn measure(args: &Args) -> Result<()> {
             }
             if round % 2 == 1 {
                 beside(args, round, scheme, &mut results)?;
+                with_partitions(args, round, scheme, &mut results)?;
             }
             if scheme == Scheme::Http && args.endpoints > 1 && !args.no_single {
                 let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
                 let args = Args { latency_seconds: 0, ..args.clone() };
-                let (drain, _) = herald_drain(&args, scheme, 1, Secrets::Plain, folder.path())?;
+                let (drain, _) = herald_drain(&args, scheme, 1, 1, Secrets::Plain, folder.path())?;
                 say(round, Who::HeraldToOne, scheme, &drain);
                 results.add(Who::HeraldToOne, scheme, drain);
             }
@@ -192,9 +199,22 @@ fn beside(args: &Args, round: u32, scheme: Scheme, results: &mut Results) -> Res
     let herald = args.beside.as_ref().unwrap_or(&args.herald).clone();
     let secrets = if args.beside_sealed { Secrets::Sealed } else { Secrets::Plain };
     let asked = Args { latency_seconds: 0, herald, ..args.clone() };
-    let (drain, _) = herald_drain(&asked, scheme, args.endpoints, secrets, folder.path())?;
+    let (drain, _) = herald_drain(&asked, scheme, args.endpoints, 1, secrets, folder.path())?;
     say(round, Who::Beside, scheme, &drain);
     results.add(Who::Beside, scheme, drain);
+    Ok(())
+}
+
+/// The same events in the parts of a stream, one process having all of them.
+fn with_partitions(args: &Args, round: u32, scheme: Scheme, results: &mut Results) -> Result<()> {
+    let asked = Args { latency_seconds: 0, ..args.clone() };
+    for parts in &args.partitions {
+        let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
+        let (drain, _) = herald_drain(&asked, scheme, args.endpoints, *parts, Secrets::Plain, folder.path())?;
+        let who = Who::HeraldInParts(*parts);
+        say(round, who, scheme, &drain);
+        results.add(who, scheme, drain);
+    }
     Ok(())
 }
 
@@ -302,6 +322,7 @@ fn herald_drain(
     args: &Args,
     scheme: Scheme,
     endpoints: u64,
+    parts: u32,
     secrets: Secrets,
     folder: &Path,
 ) -> Result<(Drain, Option<Latency>)> {
@@ -313,6 +334,10 @@ fn herald_drain(
     register(&redis, &receiver.url(scheme), endpoints, Keyring::open(key_file.as_deref(), false)?)?;
     let key_file = key_file.as_deref().and_then(Path::to_str).map(|path| ("HERALD_MASTER_KEY_FILE", path));
     let mut producer = redis.producer()?;
+    if parts > 1 {
+        // As a stream is that was split when it was new: producers that know the parts write straight to them.
+        producer.split(parts)?;
+    }
     let mut lives = Lives::new(endpoints as usize, 2);
     producer.add_all(lives.by_ref().take(args.deliveries as usize))?;
     let herald = Herald::start(&args.herald, &redis, &receiver, folder, key_file.as_slice())?;

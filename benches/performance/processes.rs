@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use herald::owned::{Directive, OwnRedis, Usage, free_port};
+use herald::{
+    facts::{id::AccountId, partition::Split},
+    owned::{Directive, OwnRedis, Usage, free_port},
+};
 use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
@@ -86,7 +89,7 @@ impl Redis {
     pub fn producer(&self) -> Result<Producer> {
         let stream = TcpStream::connect(self.server.address())?;
         stream.set_nodelay(true)?;
-        Ok(Producer { answers: BufReader::new(stream.try_clone()?), stream, asked: 0, buffer: Vec::new() })
+        Ok(Producer { answers: BufReader::new(stream.try_clone()?), stream, asked: 0, buffer: Vec::new(), split: None })
     }
 }
 
@@ -96,9 +99,30 @@ pub struct Producer {
     answers: BufReader<TcpStream>,
     buffer: Vec<u8>,
     asked: usize,
+    /// Into the parts of the stream, where it is split.
+    split: Option<Split>,
 }
 
 impl Producer {
+    /// Has the stream be routed into so many parts, as Herald does with a new one.
+    pub fn split(&mut self, parts: u32) -> Result<()> {
+        let mode = format!("routed {parts} bench 0-0");
+        self.command(&["SET", "herald:{payment-intents}:mode", &mode])?;
+        self.command(&["HSET", "herald:{herald}:partitions", "payment-intents", &parts.to_string()])?;
+        self.split = Some(Split::new("payment-intents", &[parts])?);
+        Ok(())
+    }
+
+    fn command(&mut self, words: &[&str]) -> Result<()> {
+        self.words(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+        self.stream.write_all(&self.buffer)?;
+        self.buffer.clear();
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        ensure!(line.starts_with(['+', ':']), "Redis refused to split the stream: {}", line.trim());
+        Ok(())
+    }
+
     pub fn add_all(&mut self, events: impl Iterator<Item = Event>) -> Result<()> {
         for event in events {
             self.write(&event);
@@ -123,14 +147,20 @@ impl Producer {
     }
 
     fn write(&mut self, event: &Event) {
-        let words: [&[u8]; 5] = [b"XADD", b"payment-intents", b"*", b"event", &event.body];
-        self.buffer.extend_from_slice(b"*5\r\n");
+        let account = || AccountId::new(&event.account).expect("an account of this bench");
+        let stream = self.split.as_ref().map(|split| split.stream_of(&account()));
+        let stream = stream.as_deref().unwrap_or("payment-intents");
+        self.words(&[b"XADD", stream.as_bytes(), b"*", b"event", &event.body]);
+        self.asked += 1;
+    }
+
+    fn words(&mut self, words: &[&[u8]]) {
+        self.buffer.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
         for word in words {
             self.buffer.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
             self.buffer.extend_from_slice(word);
             self.buffer.extend_from_slice(b"\r\n");
         }
-        self.asked += 1;
     }
 
     pub fn flush(&mut self) -> Result<()> {

@@ -19,6 +19,8 @@ pub enum Who {
     Herald,
     /// To a single endpoint, which should get nearly what a hundred get.
     HeraldToOne,
+    /// The same events in so many parts of the stream.
+    HeraldInParts(u32),
     /// The build that `--beside` names, or the same with its secrets sealed.
     Beside,
 }
@@ -26,14 +28,15 @@ pub enum Who {
 impl Who {
     const ALL: [Self; 6] = [Self::Loop, Self::Loops, Self::LoopBelow, Self::Herald, Self::HeraldToOne, Self::Beside];
 
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> String {
         match self {
-            Self::Loop => "bare loop",
-            Self::Loops => "two bare loops at a time",
-            Self::LoopBelow => "bare loop without reqwest",
-            Self::Herald => "Herald",
-            Self::HeraldToOne => "Herald to one endpoint alone",
-            Self::Beside => "build beside it",
+            Self::Loop => "bare loop".to_owned(),
+            Self::Loops => "two bare loops at a time".to_owned(),
+            Self::LoopBelow => "bare loop without reqwest".to_owned(),
+            Self::Herald => "Herald".to_owned(),
+            Self::HeraldToOne => "Herald to one endpoint alone".to_owned(),
+            Self::HeraldInParts(parts) => format!("Herald with {parts} partitions"),
+            Self::Beside => "build beside it".to_owned(),
         }
     }
 }
@@ -85,7 +88,8 @@ impl Results {
             "| --- | ---: | ---: | ---: | ---: | ---: |".to_owned(),
         ];
         for scheme in [Scheme::Http, Scheme::Https] {
-            lines.extend(Who::ALL.into_iter().filter_map(|who| self.row(who, scheme)));
+            let all = Who::ALL.into_iter().chain(self.in_parts());
+            lines.extend(all.filter_map(|who| self.row(who, scheme)));
         }
         lines.push(String::new());
         lines.extend(self.sentences());
@@ -94,8 +98,29 @@ impl Results {
         Ok(lines.join("\n"))
     }
 
+    /// Those with more than one partition, as they were asked for.
+    fn in_parts(&self) -> Vec<Who> {
+        let mut all = Vec::new();
+        for (who, ..) in &self.drains {
+            if matches!(who, Who::HeraldInParts(_)) && !all.contains(who) {
+                all.push(*who);
+            }
+        }
+        all
+    }
+
     fn sentences(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        for who in self.in_parts() {
+            if let Some((ratio, least, most)) = self.ratio([who, Who::Herald], Scheme::Http, |drain| drain.cpu_us) {
+                let redis = self.ratio([who, Who::Herald], Scheme::Http, |drain| drain.redis_us);
+                lines.push(format!(
+                    "- {}'s CPU per delivery ÷ with one: **{ratio:.2}** (by round {least:.2} to {most:.2}), Redis' {:.2}",
+                    who.name(),
+                    redis.map_or(0.0, |(ratio, ..)| ratio)
+                ));
+            }
+        }
         let pairs = [
             (Scheme::Http, Who::Loop),
             (Scheme::Https, Who::Loop),
