@@ -36,10 +36,10 @@ use crate::{
         budgets::Budgets,
         fleet::{Fleet, Partition, Shared, Standings, Threads},
         membership::Settings as Share,
-        partition::{Happening, Settings},
+        partition::{ACQUIRE_EVERY_MS, ACQUIRE_SOON_MS, Happening, Settings},
         presence::{Company, OwnShare, Presence},
-        purse::Purse,
-        sharing::{Fleeting, Sharing, Wishes},
+        shared_budgets::SharedBudgets,
+        sharing::{AskedBy, FleetSeen, Sharing},
         worker::{Parts, routing},
     },
     facts::{
@@ -154,10 +154,10 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let readiness = Readiness::new();
     readiness.await_endpoints();
     let metrics = Metrics::new(readiness.clone());
-    let (standings, wishes) = (Standings::default(), Wishes::default());
+    let (standings, asked_by) = (Standings::default(), AskedBy::default());
     let share =
         Share { id: worker_id(config), weight: config.worker.weight, lease_ms: config.lease.ttl.as_millis() as u64 };
-    let fleet_seen = Fleeting { standings: standings.watch(), wishes: wishes.watch() };
+    let fleet_seen = FleetSeen { standings: standings.watch(), asked_by: asked_by.watch() };
     let (sharing, wanted) =
         Sharing::new(redis.clone(), keys, share, own, company.clone(), fleet_seen, readiness.clone());
     let threads = threads(config);
@@ -174,8 +174,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         metrics: metrics.clone(),
         readiness: readiness.clone(),
         standings: standings.clone(),
-        wishes,
-        purse: Purse::new(Partitions::budgets(config, senders), threads.attempts),
+        asked_by,
+        shared_budgets: SharedBudgets::new(Partitions::budgets(config, senders), threads.attempts),
         listener,
         senders,
         company,
@@ -239,10 +239,10 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
             service(socket, entrance, Serves::Operations(operations), &rest)?,
         ],
     };
-    let telling = tokio::spawn(systemd::tell(readiness, keyring.clone(), cancel.clone(), rest.clone()));
-    let stops = CancellationToken::new();
+    let telling = tokio::spawn(systemd::tell(readiness.clone(), keyring.clone(), cancel.clone(), rest.clone()));
+    let (stops, readiness_of_end) = (CancellationToken::new(), readiness);
     let leaving = async {
-        left(sharing, cancel, config.shutdown.grace / 2).await;
+        left(sharing, cancel, config.shutdown.grace / 2, &readiness_of_end).await;
         stops.cancel();
     };
     let (worked, ()) = tokio::join!(fleet.run(wanted, stops.clone()), leaving);
@@ -456,9 +456,10 @@ async fn tell_missing_keys(registry: Registry, readiness: Readiness, cancel: Can
 
 /// Until others have taken over what this worker has, once it is told to end; then for no longer than this, so that what is in flight
 /// has its time, too.
-async fn left(sharing: JoinHandle<()>, cancel: CancellationToken, most: Duration) {
+async fn left(sharing: JoinHandle<()>, cancel: CancellationToken, most: Duration, readiness: &Readiness) {
     let too_long = async {
         cancel.cancelled().await;
+        readiness.set_draining();
         sleep(most).await;
     };
     tokio::select! {
@@ -478,8 +479,8 @@ struct Partitions {
     metrics: Metrics,
     readiness: Readiness,
     standings: Standings,
-    wishes: Wishes,
-    purse: Purse,
+    asked_by: AskedBy,
+    shared_budgets: SharedBudgets,
     listener: Option<mpsc::Sender<Happening>>,
     /// How many senders there are.
     senders: u64,
@@ -507,6 +508,7 @@ impl Partitions {
             },
             budgets: Self::budgets(config, self.senders),
             lease_ms: config.lease.ttl.as_millis() as u64,
+            acquire_every_ms: if self.is_shared() { ACQUIRE_SOON_MS } else { ACQUIRE_EVERY_MS },
             start: match config.stream.start {
                 Start::Oldest => store::protocol::Start::Oldest,
                 Start::New => store::protocol::Start::Newest,
@@ -523,13 +525,18 @@ impl Partitions {
         })
     }
 
+    /// There are several streams, so who waits for one has good reason to.
+    fn is_shared(&self) -> bool {
+        self.company.borrow().as_ref().is_some_and(|company| company.layout.streams().len() > 1)
+    }
+
     /// Into how many parts the levels above a stream split, all together.
     fn parts_above(&self, stream: &str) -> u32 {
         self.company.borrow().as_ref().map_or(1, |company| company.layout.above(stream))
     }
 
     /// The one on this stream.
-    fn partition(&self, stream: &str, Shared { attempts, pool }: Shared) -> Result<Partition> {
+    fn partition(&self, stream: &str, Shared { attempts, pool, hands_over }: Shared) -> Result<Partition> {
         let config = &self.config;
         let limits = &config.limits;
         let (keys, metrics) = (PartitionKeys::new(stream)?, self.metrics.partition(stream));
@@ -562,8 +569,9 @@ impl Partitions {
             metrics,
             readiness: self.readiness.of(stream),
             standing: self.standings.clone(),
-            wishes: self.wishes.clone(),
-            share: self.purse.share(),
+            asked_by: self.asked_by.clone(),
+            hands_over,
+            share: self.shared_budgets.share(),
             listener: self.listener.clone(),
             grace: config.shutdown.grace,
         };

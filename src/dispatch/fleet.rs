@@ -6,7 +6,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -22,6 +25,7 @@ use tracing::error;
 
 use super::{
     attempts::{Attempts, Crew},
+    membership::Doing,
     worker::{Parts, Worker},
 };
 use crate::{
@@ -54,19 +58,9 @@ impl Threads {
     }
 }
 
-/// What a worker does with a stream of its set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Somebody else has its lease, or it cannot be had yet.
-    Waiting,
-    Owned,
-    /// It is to be let go: what is in flight has its time, then the lease is released.
-    Stopping,
-}
-
 /// What the worker does with each of its streams. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub struct Standings(watch::Sender<BTreeMap<String, Standing>>);
+pub struct Standings(watch::Sender<BTreeMap<String, Doing>>);
 
 impl Default for Standings {
     fn default() -> Self {
@@ -75,21 +69,21 @@ impl Default for Standings {
 }
 
 impl Standings {
-    pub fn watch(&self) -> watch::Receiver<BTreeMap<String, Standing>> {
+    pub fn watch(&self) -> watch::Receiver<BTreeMap<String, Doing>> {
         self.0.subscribe()
     }
 
     /// Of a stream that is not stopping. Cheap while nothing changes.
     pub fn set(&self, stream: &str, is_owned: bool) {
-        let standing = if is_owned { Standing::Owned } else { Standing::Waiting };
+        let standing = if is_owned { Doing::Owned } else { Doing::Waiting };
         let is_news =
-            |known: Option<&Standing>| known.is_some_and(|known| *known != standing && *known != Standing::Stopping);
+            |known: Option<&Doing>| known.is_some_and(|known| *known != standing && *known != Doing::Stopping);
         if is_news(self.0.borrow().get(stream)) {
             self.put(stream, Some(standing));
         }
     }
 
-    fn put(&self, stream: &str, standing: Option<Standing>) {
+    fn put(&self, stream: &str, standing: Option<Doing>) {
         self.0.send_modify(|all| {
             let _ = match standing {
                 Some(standing) => all.insert(stream.to_owned(), standing),
@@ -111,6 +105,8 @@ pub struct Shared {
     pub attempts: Attempts,
     /// The connections of the thread that it is on.
     pub pool: Pool,
+    /// Set before it is stopped so that another worker can have it.
+    pub hands_over: Arc<AtomicBool>,
 }
 
 type Reason = Box<dyn Error + Send + Sync>;
@@ -144,6 +140,7 @@ pub enum FleetError {
 struct Begun {
     on: usize,
     stop: CancellationToken,
+    hands_over: Arc<AtomicBool>,
 }
 
 impl Fleet {
@@ -171,7 +168,8 @@ impl Fleet {
         loop {
             let streams = if is_stopping { BTreeSet::new() } else { wanted.borrow_and_update().clone() };
             for (stream, begun) in begun.iter().filter(|(stream, _)| !streams.contains(*stream)) {
-                self.standings.put(stream, Some(Standing::Stopping));
+                self.standings.put(stream, Some(Doing::Stopping));
+                begun.hands_over.store(!is_stopping, Relaxed);
                 begun.stop.cancel();
             }
             // One that is still stopping is begun when that is done.
@@ -203,12 +201,12 @@ impl Fleet {
     fn begin(&mut self, stream: String, tasks: &mut JoinSet<String>) -> Begun {
         let on = (0..self.loops.len()).min_by_key(|number| self.loops[*number].load).unwrap_or_default();
         self.loops[on].load += 1;
-        self.standings.put(&stream, Some(Standing::Waiting));
-        let stop = CancellationToken::new();
+        self.standings.put(&stream, Some(Doing::Waiting));
+        let (stop, hands_over) = (CancellationToken::new(), Arc::default());
         let (make, crew) = (Arc::clone(&self.make), Arc::clone(&self.crew));
         let (runtime, pool) = (self.loops[on].runtime.clone(), self.loops[on].pool.clone());
-        tasks.spawn(watch_over(stream, make, crew, (runtime, pool), stop.clone()));
-        Begun { on, stop }
+        tasks.spawn(watch_over(stream, make, crew, (runtime, pool), (stop.clone(), Arc::clone(&hands_over))));
+        Begun { on, stop, hands_over }
     }
 }
 
@@ -218,10 +216,13 @@ async fn watch_over(
     make: Arc<Make>,
     crew: Arc<Crew>,
     (runtime, pool): (Handle, Pool),
-    stop: CancellationToken,
+    (stop, hands_over): (CancellationToken, Arc<AtomicBool>),
 ) -> String {
     loop {
-        let ended = match make(&stream, Shared { attempts: crew.join(), pool: pool.clone() }) {
+        let ended = match make(
+            &stream,
+            Shared { attempts: crew.join(), pool: pool.clone(), hands_over: Arc::clone(&hands_over) },
+        ) {
             Ok(Partition { parts, follower }) => {
                 let rest = stop.child_token();
                 let follower = follower.map(|follower| tokio::spawn(of_partition(&stream, follower.run(rest.clone()))));
@@ -286,14 +287,14 @@ mod tests {
         let mut seen = standings.watch();
         standings.set("pay", true);
         assert!(!seen.has_changed().unwrap(), "it is not of the set");
-        standings.put("pay", Some(Standing::Waiting));
+        standings.put("pay", Some(Doing::Waiting));
         standings.set("pay", true);
-        assert_eq!(seen.borrow_and_update()["pay"], Standing::Owned);
+        assert_eq!(seen.borrow_and_update()["pay"], Doing::Owned);
         standings.set("pay", true);
         assert!(!seen.has_changed().unwrap(), "nothing is new");
-        standings.put("pay", Some(Standing::Stopping));
+        standings.put("pay", Some(Doing::Stopping));
         standings.set("pay", false);
-        assert_eq!(seen.borrow_and_update()["pay"], Standing::Stopping);
+        assert_eq!(seen.borrow_and_update()["pay"], Doing::Stopping);
         standings.put("pay", None);
         assert!(seen.borrow().is_empty());
     }

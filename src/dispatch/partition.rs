@@ -80,7 +80,10 @@ const SETTLE_DELAY_MS: u64 = 4;
 const SETTLE_AT: usize = 250;
 
 /// How often a worker without the lease asks for it, at most: a clean stop is noticed within this time.
-const ACQUIRE_EVERY_MS: u64 = 200;
+pub const ACQUIRE_EVERY_MS: u64 = 200;
+
+/// The same where it waits for few streams, each of which is about to change hands or has just lost its owner.
+pub const ACQUIRE_SOON_MS: u64 = 50;
 
 const FOREIGN_EVERY_MS: u64 = 10_000;
 const TRIM_EVERY_MS: u64 = 1_000;
@@ -165,6 +168,8 @@ pub struct Settings {
     pub breaker: BreakerSettings,
     pub budgets: Budgets,
     pub lease_ms: u64,
+    /// How often it asks for the lease while somebody else has it.
+    pub acquire_every_ms: u64,
     pub start: Start,
     pub retain_ms: u64,
     pub trim_ignores: Vec<String>,

@@ -90,6 +90,7 @@ fn settings() -> Settings {
         dead_max_count: 1_000,
         quarantine_bytes: 1 << 20,
         strict_events: false,
+        acquire_every_ms: 200,
         parts: 1,
     }
 }

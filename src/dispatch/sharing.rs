@@ -14,7 +14,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    fleet::Standing,
     membership::{Ask, Doing, Member, Membership, Settings, Told, WANT_HOLDS_MS},
     presence::{Company, OwnShare},
 };
@@ -40,15 +39,15 @@ const ALONE_AFTER: Duration = Duration::from_secs(3);
 
 /// Which worker asks for a stream of this one, as renewals told. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub struct Wishes(watch::Sender<BTreeMap<String, String>>);
+pub struct AskedBy(watch::Sender<BTreeMap<String, String>>);
 
-impl Default for Wishes {
+impl Default for AskedBy {
     fn default() -> Self {
         Self(watch::Sender::new(BTreeMap::new()))
     }
 }
 
-impl Wishes {
+impl AskedBy {
     pub fn watch(&self) -> watch::Receiver<BTreeMap<String, String>> {
         self.0.subscribe()
     }
@@ -65,9 +64,9 @@ impl Wishes {
 }
 
 /// What is seen of the fleet.
-pub struct Fleeting {
-    pub standings: watch::Receiver<BTreeMap<String, Standing>>,
-    pub wishes: watch::Receiver<BTreeMap<String, String>>,
+pub struct FleetSeen {
+    pub standings: watch::Receiver<BTreeMap<String, Doing>>,
+    pub asked_by: watch::Receiver<BTreeMap<String, String>>,
 }
 
 /// Shares the partitions of a stream with other workers.
@@ -77,7 +76,7 @@ pub struct Sharing {
     root: PartitionKeys,
     connection: SharedConnection,
     company: watch::Receiver<Option<Company>>,
-    fleet: Fleeting,
+    fleet: FleetSeen,
     own: watch::Sender<OwnShare>,
     runs: watch::Sender<BTreeSet<String>>,
     readiness: Readiness,
@@ -93,7 +92,7 @@ impl Sharing {
         settings: Settings,
         own: watch::Sender<OwnShare>,
         company: watch::Receiver<Option<Company>>,
-        fleet: Fleeting,
+        fleet: FleetSeen,
         readiness: Readiness,
     ) -> (Self, watch::Receiver<BTreeSet<String>>) {
         let (runs, runs_seen) = watch::channel(BTreeSet::new());
@@ -120,7 +119,7 @@ impl Sharing {
         self.listen();
         loop {
             let now = self.now();
-            self.hear_wishes();
+            self.hear_who_asks();
             for ask in self.membership.step(now) {
                 // One that is still under way will be answered or be over soon.
                 if under_way.insert(ask.stream().to_owned()) {
@@ -139,7 +138,7 @@ impl Sharing {
                 }
                 Ok(()) = self.company.changed() => self.listen(),
                 Ok(()) = self.fleet.standings.changed() => self.look_at_fleet(),
-                Ok(()) = self.fleet.wishes.changed() => {}
+                Ok(()) = self.fleet.asked_by.changed() => {}
                 () = sleep_until(wake_at.into()) => self.go_alone(),
                 () = leaves.cancelled(), if !self.membership.is_leaving() => self.membership.leave(self.now()),
             }
@@ -179,20 +178,13 @@ impl Sharing {
     }
 
     fn look_at_fleet(&mut self) {
-        let doing = |standing: &Standing| match standing {
-            Standing::Waiting => Doing::Waiting,
-            Standing::Owned => Doing::Owned,
-            Standing::Stopping => Doing::Stopping,
-        };
-        let standings = self.fleet.standings.borrow_and_update();
-        let does = standings.iter().map(|(stream, standing)| (stream.clone(), doing(standing))).collect();
-        drop(standings);
+        let does = self.fleet.standings.borrow_and_update().clone();
         self.membership.does(does);
     }
 
-    fn hear_wishes(&mut self) {
+    fn hear_who_asks(&mut self) {
         let now = self.now();
-        for (stream, worker) in self.fleet.wishes.borrow_and_update().iter() {
+        for (stream, worker) in self.fleet.asked_by.borrow_and_update().iter() {
             self.membership.asked(now, stream, Some(worker));
         }
     }

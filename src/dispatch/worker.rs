@@ -15,7 +15,10 @@ mod tracer;
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -41,8 +44,8 @@ use super::{
     fleet::Standings,
     link::{Link, Waiter},
     partition::{Errand, Happening, Partition, Settings},
-    purse::{Share, Used},
-    sharing::Wishes,
+    shared_budgets::{Share, Used},
+    sharing::AskedBy,
 };
 use crate::{
     clock,
@@ -70,6 +73,9 @@ const STARTED_AT_ONCE: usize = 256;
 
 /// How often this machine's two clocks are compared: one of them may be set.
 const COMPARE_EVERY_MS: u64 = 1_000;
+
+/// How long what is in flight may take once another worker waits for the partition.
+const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// For what was last seen of endpoints, once everything else is done.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -103,7 +109,9 @@ pub struct Parts {
     /// The partition's own.
     pub readiness: Readiness,
     pub standing: Standings,
-    pub wishes: Wishes,
+    pub asked_by: AskedBy,
+    /// Its end is that another worker takes over, and waits for that.
+    pub hands_over: Arc<AtomicBool>,
     /// What it may have of what all partitions have.
     pub share: Share,
     /// Wants to hear what happens; what does not fit into its queue is left out.
@@ -124,7 +132,8 @@ pub struct Worker {
     metrics: PartitionMetrics,
     readiness: Readiness,
     standing: Standings,
-    wishes: Wishes,
+    asked_by: AskedBy,
+    hands_over: Arc<AtomicBool>,
     share: Share,
     reporter: Reporter,
     grace: Duration,
@@ -211,7 +220,8 @@ impl Worker {
             grace: parts.grace,
             began: clock::now(),
             standing: parts.standing,
-            wishes: parts.wishes,
+            asked_by: parts.asked_by,
+            hands_over: parts.hands_over,
             share: parts.share,
             sender: parts.sender,
             attempts: parts.attempts,
@@ -306,7 +316,8 @@ impl Worker {
                 () = cancel.cancelled(), if !is_stopping => {
                     self.publish(true);
                     self.partition.stop();
-                    stopping_at = Some(clock::now() + self.grace);
+                    let most = if self.hands_over.load(Relaxed) { HAND_OVER } else { self.grace };
+                    stopping_at = Some(clock::now() + self.grace.min(most));
                 }
                 () = until(stopping_at), if is_stopping => {
                     self.partition.stop_waiting(self.now());
@@ -315,7 +326,7 @@ impl Worker {
             }
         }
         self.report();
-        self.wishes.tell(self.keys.stream(), None);
+        self.asked_by.tell(self.keys.stream(), None);
         watching.cancel();
         self.attempts.abort_all();
         self.runner.stop(LAST_WORDS).await;
@@ -495,7 +506,7 @@ impl Worker {
         self.reporter.tick(now);
         self.reporter.tally(self.partition.tally());
         self.standing.set(self.keys.stream(), self.partition.is_owner());
-        self.wishes.tell(self.keys.stream(), self.partition.asked_by());
+        self.asked_by.tell(self.keys.stream(), self.partition.asked_by());
         for errand in self.partition.take_errands() {
             match errand {
                 Errand::AbortFlights => self.attempts.abort_all(),

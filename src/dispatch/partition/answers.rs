@@ -1,11 +1,11 @@
 //! What an answer means, and the way of an entry from the stream into the core.
 
 use super::{
-    ACQUIRE_EVERY_MS, Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory,
-    ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS,
-    INDEX_PAUSE_MS, INTO_BACKLOGS, Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode,
-    Origin, Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry,
-    TRIM_ROUND, Telling, TermState, Traceparent, UnknownMode, VecDeque, Wide,
+    Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory, ENDING_EVERY_MS, EndpointId,
+    Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS, INDEX_PAUSE_MS, INTO_BACKLOGS,
+    Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode, Origin, Outstanding, Page, Partition,
+    Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, TRIM_ROUND, Telling, TermState, Traceparent,
+    UnknownMode, VecDeque, Wide,
 };
 
 impl<D: Directory> Partition<D> {
@@ -17,9 +17,11 @@ impl<D: Directory> Partition<D> {
                 self.begin_term(now, sent, redis_ms, mode)
             }
             (Outstanding::Acquire { .. }, Answer::Taken { left_ms, .. } | Answer::Reserved { left_ms, .. }) => {
-                self.is_not_given(now + left_ms.clamp(1, ACQUIRE_EVERY_MS));
+                self.is_not_given(now + left_ms.clamp(1, self.settings.acquire_every_ms));
             }
-            (Outstanding::Acquire { .. }, Answer::Gated { .. }) => self.is_not_given(now + ACQUIRE_EVERY_MS),
+            (Outstanding::Acquire { .. }, Answer::Gated { .. }) => {
+                self.is_not_given(now + self.settings.acquire_every_ms)
+            }
             (Outstanding::Release, _) => self.left(now),
             (_, Answer::Recovered { moved }) => {
                 if moved < MAX_BATCH {

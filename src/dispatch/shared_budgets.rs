@@ -14,7 +14,7 @@ const BORROWED: usize = 4;
 
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub struct Purse(Arc<Inner>);
+pub struct SharedBudgets(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -28,7 +28,7 @@ struct Inner {
 /// One partition's.
 #[derive(Debug)]
 pub struct Share {
-    purse: Purse,
+    shared_budgets: SharedBudgets,
     is_owner: bool,
     used: Used,
 }
@@ -41,7 +41,7 @@ pub struct Used {
     pub slow: usize,
 }
 
-impl Purse {
+impl SharedBudgets {
     /// For partitions of which each alone might have `each`, whose attempts run on so many threads.
     pub fn new(each: Budgets, threads: usize) -> Self {
         let (owned, count, bytes, slow) = Default::default();
@@ -49,7 +49,7 @@ impl Purse {
     }
 
     pub fn share(&self) -> Share {
-        Share { purse: self.clone(), is_owner: false, used: Used::default() }
+        Share { shared_budgets: self.clone(), is_owner: false, used: Used::default() }
     }
 
     /// Whether what there is is used up.
@@ -63,7 +63,7 @@ impl Purse {
 impl Share {
     /// What the partition may have now. It tells whether it is this worker's and what it has.
     pub fn now(&mut self, is_owner: bool, used: Used) -> Budgets {
-        let Inner { all, owned, count, bytes, slow } = &*self.purse.0;
+        let Inner { all, owned, count, bytes, slow } = &*self.shared_budgets.0;
         if is_owner != std::mem::replace(&mut self.is_owner, is_owner) {
             // Wraps around, as the sum of them does.
             owned.fetch_add(if is_owner { 1 } else { usize::MAX }, Relaxed);
@@ -72,7 +72,7 @@ impl Share {
         count.fetch_add(used.memory.count.wrapping_sub(before.memory.count), Relaxed);
         bytes.fetch_add(used.memory.bytes.wrapping_sub(before.memory.bytes), Relaxed);
         slow.fetch_add(used.slow.wrapping_sub(before.slow), Relaxed);
-        let times = if self.purse.is_empty() { 1 } else { BORROWED };
+        let times = if self.shared_budgets.is_empty() { 1 } else { BORROWED };
         all.part_of(owned.load(Relaxed).max(1), times)
     }
 }
@@ -96,10 +96,10 @@ mod tests {
     #[test]
     fn one_partition_has_everything_and_many_borrow_while_there_is_enough() {
         let each = Budgets::of(64 << 20);
-        let purse = Purse::new(each, 1);
-        let mut first = purse.share();
+        let shared_budgets = SharedBudgets::new(each, 1);
+        let mut first = shared_budgets.share();
         assert_eq!(first.now(true, NOTHING), each, "alone it has what it always had");
-        let mut others: Vec<_> = (1..64).map(|_| purse.share()).collect();
+        let mut others: Vec<_> = (1..64).map(|_| shared_budgets.share()).collect();
         for other in &mut others {
             other.now(true, NOTHING);
         }
@@ -113,13 +113,13 @@ mod tests {
         assert_eq!(others[0].now(true, used).fresh.count, 64, "what it has stays, and no more comes");
         drop(others);
         assert_eq!(first.now(true, NOTHING), each);
-        assert_eq!(purse.0.count.load(Relaxed) + purse.0.bytes.load(Relaxed), 0);
+        assert_eq!(shared_budgets.0.count.load(Relaxed) + shared_budgets.0.bytes.load(Relaxed), 0);
     }
 
     #[test]
     fn bytes_are_shared_as_deliveries_are() {
-        let purse = Purse::new(Budgets::of(256 << 20), 4);
-        let mut shares: Vec<_> = (0..16).map(|_| purse.share()).collect();
+        let shared_budgets = SharedBudgets::new(Budgets::of(256 << 20), 4);
+        let mut shares: Vec<_> = (0..16).map(|_| shared_budgets.share()).collect();
         for share in &mut shares {
             share.now(true, NOTHING);
         }
