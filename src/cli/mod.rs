@@ -23,6 +23,7 @@ mod pause;
 mod plan;
 mod portal;
 mod quarantine;
+mod repartition;
 mod retry_schedule;
 mod sandbox;
 mod story;
@@ -112,6 +113,8 @@ enum Verb {
     /// Stream entries that are not valid events
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineVerb),
+    /// Split the stream, or a part of it, into parts that many workers share; what is unfinished goes along
+    Repartition(repartition::RepartitionArgs),
     /// Who did what, from where and why, and how it ended
     #[command(subcommand)]
     Audit(audit::AuditVerb),
@@ -214,6 +217,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
         Verb::Operation(verb) => operation::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
+        Verb::Repartition(args) => repartition::run(&context()?, args).await,
         Verb::Audit(verb) => audit::run(&context()?, verb).await,
         Verb::Key(verb) => key::run(&context()?, verb).await,
         Verb::Token(verb) => token::run(&context()?, verb).await,

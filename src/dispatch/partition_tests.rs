@@ -90,6 +90,7 @@ fn settings() -> Settings {
         dead_max_count: 1_000,
         quarantine_bytes: 1 << 20,
         strict_events: false,
+        most_parts: 1024,
         parts: 1,
     }
 }
@@ -1007,9 +1008,8 @@ fn a_stream_that_is_routed_is_owned_and_not_worked() {
     model.mode = mode.clone();
     publish(&mut model, 1);
     assert_eq!(drive(&mut partition, &mut model, 1_000), 1, "nothing but the lease");
-    let (term, told) = partition.routes().expect("it is routed");
-    assert_eq!((term, told), (partition.term().unwrap(), &mode));
-    let term = term.clone();
+    let Routes { term, mode: told, wanted } = partition.routes().expect("it is routed");
+    assert_eq!((&term, told, wanted), (partition.term().unwrap(), mode, None));
     partition.works(&term);
     assert!(partition.routes().is_some(), "it stays routed");
     renew(&mut partition, &mut model, 3_000);
@@ -1026,9 +1026,9 @@ fn whether_a_stream_is_split_is_found_out_before_it_is_worked() {
     let mut model = Model::default();
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 1_000);
-    let (term, mode) = partition.routes().unwrap();
-    assert_eq!(mode, &Mode::Worked);
-    let (term, stale) = (term.clone(), Term::new(9, "tester"));
+    let Routes { term, mode, .. } = partition.routes().unwrap();
+    assert_eq!(mode, Mode::Worked);
+    let stale = Term::new(9, "tester");
     partition.works(&stale);
     assert!(partition.routes().is_some());
     partition.works(&term);

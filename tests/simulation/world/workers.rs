@@ -29,6 +29,7 @@ impl World {
             dead_max_count: 1_000_000,
             quarantine_bytes: 16 << 20,
             strict_events: false,
+            most_parts: 1024,
             parts: 1,
         };
         let ignores = self.mutation == Some(Mutation::OtherRegistryIgnored);
