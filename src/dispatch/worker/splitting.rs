@@ -42,8 +42,8 @@ pub(super) enum Trouble {
     Refused { part: u32 },
     #[error("the replicas of a part do not have yet what was handed over to it")]
     Behind,
-    #[error("the replicas of the stream do not know yet that it is routed")]
-    Unconfirmed,
+    #[error("the replicas of the stream do not know yet that it is {name}")]
+    Unconfirmed { name: &'static str },
 }
 
 /// How a stream is split.
@@ -77,6 +77,11 @@ impl Split<'_> {
                 },
                 Mode::Splitting { parts, token } => {
                     let (parts, token) = (*parts, token.clone());
+                    // Before anything is closed or handed over: if a failover took the mode back, the stream would be worked, and
+                    // its parts would have some of it.
+                    if !self.is_known_to_replicas(store, term, mode).await? {
+                        return Ok(Next::Lost);
+                    }
                     self.close(store, parts, &token).await?;
                     let Some(last) = self.hand_over(store, term, parts, &token).await? else { return Ok(Next::Lost) };
                     let barrier = match last {
@@ -185,14 +190,19 @@ impl Split<'_> {
     async fn confirm(&self, store: &mut RouteStore, term: &Term, mode: &Mode) -> Result<Next, Trouble> {
         let Some(route) = Route::of(mode) else { return Ok(Next::Work) };
         if !store.has_begun().await? {
-            match store.set_mode(term, mode, mode).await? {
-                ModeSet::Done => {}
-                ModeSet::Is(_) | ModeSet::Lost => return Ok(Next::Lost),
-            }
-            if !store.are_replicas_here().await? {
-                return Err(Trouble::Unconfirmed);
+            if !self.is_known_to_replicas(store, term, mode).await? {
+                return Ok(Next::Lost);
             }
         }
         Ok(Next::Route(route))
+    }
+
+    /// Writes the mode that is there again, and waits for replicas; false if the lease is lost.
+    async fn is_known_to_replicas(&self, store: &mut RouteStore, term: &Term, mode: &Mode) -> Result<bool, Trouble> {
+        match store.set_mode(term, mode, mode).await? {
+            ModeSet::Done if store.are_replicas_here().await? => Ok(true),
+            ModeSet::Done => Err(Trouble::Unconfirmed { name: mode.name() }),
+            ModeSet::Is(_) | ModeSet::Lost => Ok(false),
+        }
     }
 }
