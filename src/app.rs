@@ -44,6 +44,7 @@ use crate::{
     },
     facts::{
         audit::{Origin, Surface},
+        partition::{MAX_PARTS, hash_tag},
         retry::RetryPolicy,
     },
     history::{
@@ -181,7 +182,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         company,
     };
     // What is wrong with the configuration is said before anything is begun.
-    partitions.settings(true)?;
+    partitions.settings(&config.stream.name)?;
     let crew =
         Crew::start(Senders { proven, unproven: sending(0)? }).context("cannot start the threads for attempts")?;
     let fleet = Fleet::start(threads.loops, crew, standings, readiness.clone(), move |stream, shared| {
@@ -495,8 +496,9 @@ impl Partitions {
         Budgets::of(bytes).within(connections_each(config, senders))
     }
 
-    fn settings(&self, is_root: bool) -> Result<Settings> {
+    fn settings(&self, stream: &str) -> Result<Settings> {
         let config = &self.config;
+        let is_root = stream == config.stream.name;
         let limits = &config.limits;
         Ok(Settings {
             owner: worker_id(config),
@@ -522,6 +524,10 @@ impl Partitions {
             strict_events: config.events.strict,
             // A part is split by an operator alone.
             parts: if is_root { config.stream.partitions } else { 1 },
+            most_parts: match hash_tag(stream.as_bytes()) {
+                Some(_) => 0,
+                None => MAX_PARTS / self.parts_above(stream),
+            },
         })
     }
 
@@ -540,7 +546,6 @@ impl Partitions {
         let config = &self.config;
         let limits = &config.limits;
         let (keys, metrics) = (PartitionKeys::new(stream)?, self.metrics.partition(stream));
-        let is_root = stream == config.stream.name;
         let history = config.history.url.clone();
         let follower = history.map(|url| {
             let settings = HistorySettings { url, keep: config.history.keep, bodies: config.history.bodies };
@@ -550,7 +555,7 @@ impl Partitions {
             redis: self.redis.at_home_in(keys.slot()).sharing(pool),
             keys,
             audit: self.audit.clone(),
-            settings: self.settings(is_root)?,
+            settings: self.settings(stream)?,
             routing: routing::Settings {
                 above: self.parts_above(stream),
                 replicas: replicas(config),

@@ -17,6 +17,7 @@ use std::{
 use simulation::{
     mutation::Mutation,
     routing::{self, Mutation as RoutingMutation, Tried},
+    splitting::{self, Mutation as SplittingMutation, Tried as SplitsTried},
     tally::{Broken, Promise, Tally},
 };
 
@@ -199,6 +200,39 @@ fn every_way_to_route_wrongly_is_noticed() {
     let mut survivors = Vec::new();
     for mutation in RoutingMutation::ALL {
         match (1..=MUTATION_SEEDS).find_map(|seed| Some((seed, routing::seed(seed, Some(mutation)).1?))) {
+            Some((seed, why)) => {
+                println!("{mutation:?}: noticed by seed {seed} ({})", why.lines().next().unwrap_or_default());
+            }
+            None => survivors.push(mutation),
+        }
+    }
+    assert!(survivors.is_empty(), "not noticed within {MUTATION_SEEDS} seeds: {survivors:?}");
+}
+
+/// A run takes less than a millisecond.
+const SPLITTING_SEEDS: u64 = 3_000;
+
+#[test]
+fn a_split_hands_over_everything_once_and_in_order_in_every_seed() {
+    let (first, count) = (number("HERALD_SIM_SEED"), number("HERALD_SIM_SEEDS"));
+    let count = count.unwrap_or(if first.is_some() { 1 } else { SPLITTING_SEEDS });
+    let mut sum = SplitsTried::default();
+    for seed in (first.unwrap_or(1)..).take(usize::try_from(count).unwrap_or(usize::MAX)) {
+        let (tried, broken) = splitting::seed(seed, None);
+        sum.add(&tried);
+        if let Some(why) = broken {
+            panic!("seed {seed}: {why}");
+        }
+    }
+    println!("{count} seeds: {sum:?}");
+    assert!(count < SPLITTING_SEEDS || sum.all().iter().all(|tried| *tried > 0), "something was never tried: {sum:?}");
+}
+
+#[test]
+fn every_way_to_split_wrongly_is_noticed() {
+    let mut survivors = Vec::new();
+    for mutation in SplittingMutation::ALL {
+        match (1..=MUTATION_SEEDS).find_map(|seed| Some((seed, splitting::seed(seed, Some(mutation)).1?))) {
             Some((seed, why)) => {
                 println!("{mutation:?}: noticed by seed {seed} ({})", why.lines().next().unwrap_or_default());
             }

@@ -11,16 +11,20 @@ use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use bytes::Bytes;
 use herald::{
+    dispatch::handing::{Shape, share_out},
     facts::{
-        id::{EndpointId, EntryId},
+        delivery::Chain,
+        id::{DeliveryId, EndpointId, EntryId, IntentId},
+        letter::LetterFacts,
         partition::{Mode, part_of},
     },
     store::{
         connection::{Connection, Purpose},
         keys::PartitionKeys,
         model::Model,
+        moving::{Handed, HandedOver, Pending, Took, Unended},
         partition::{PartitionStore, want},
-        protocol::{Answer, Call, Term},
+        protocol::{Answer, Call, GROUP, Item, Place, ReadFrom, Settlement, Term},
         routing::{
             Appended, Batch, MAX_ENTRY_BYTES, MAX_ENTRY_FIELDS, NoPage, PartsStore, Passed, Replicas, Route,
             RouteStore, Trimming,
@@ -79,7 +83,7 @@ impl Walk {
     }
 
     async fn step(&mut self) -> Step {
-        match self.chance.below(40) {
+        match self.chance.below(56) {
             0..8 => self.publish().await,
             8..13 => self.read().await,
             13..23 => self.append().await,
@@ -91,6 +95,10 @@ impl Walk {
             34..36 => self.want().await,
             36 => self.write_to_a_part().await,
             37 => self.forget().await,
+            40..46 => self.settle().await,
+            46..48 => self.begin_to_read().await,
+            48..50 => self.export().await,
+            50..56 => self.hand_over().await,
             _ => self.place().await,
         }
     }
@@ -102,6 +110,10 @@ impl Walk {
             (model.now_ms, model.clock_seen) = (0, 0);
             model.lease.iter_mut().chain(&mut model.next).for_each(|lease| lease.until_ms = 0);
             model.marks.clear();
+            model.endpoints.retain(|_, chains| *chains != Default::default());
+            same("what is due", &real.due, &model.due)?;
+            same("the endpoints", &real.endpoints, &model.endpoints)?;
+            same("the dead letters", &real.dead, &model.dead)?;
             same(keys.stream(), &Model { marks: BTreeMap::new(), ..real }, &model)?;
         }
         Ok(())
@@ -359,6 +371,214 @@ impl Walk {
         Ok(())
     }
 
+    /// Its owner keeps records and letters, ends some, and acknowledges entries.
+    async fn settle(&mut self) -> Step {
+        let items = (0..1 + self.chance.below(4)).map(|_| self.some_item()).collect();
+        let pending = self.models[0].stream.groups.get(GROUP).map(|group| group.pending.keys().copied().collect());
+        let pending: Vec<EntryId> = pending.unwrap_or_default();
+        let acks = pending.into_iter().filter(|_| self.chance.one_in(4)).collect();
+        let settlement = Settlement { items, acks, log: Vec::new(), last_read: EntryId { ms: 2, seq: 0 } };
+        let term = self.terms[0].clone();
+        let (real, model) = self.both(0, Call::Settle { term, settlement }).await?;
+        let timeless = |answer: Answer| match answer {
+            Answer::Settled { counts, group_missing, .. } => {
+                Answer::Settled { now_ms: 0, next_due_ms: None, counts, group_missing }
+            }
+            other => other,
+        };
+        self.hear_times(0).await?;
+        same("what is settled", &timeless(real), &timeless(model))
+    }
+
+    fn some_item(&mut self) -> Item {
+        let number = 1 + self.chance.below(3);
+        let id: DeliveryId = format!("{}-0:ep_{number}", 1 + self.chance.below(6)).parse().unwrap();
+        let intent: IntentId = format!("pi_{}", 1 + self.chance.below(2)).parse().unwrap();
+        // What it was when it got its record, it stays.
+        let is_ordered = id.entry.ms % 3 != 0;
+        let intent = if is_ordered { intent } else { "pi_1".parse().unwrap() };
+        let known = |intent: &IntentId| match is_ordered {
+            true => Chain::Intent(intent.clone()),
+            false => Chain::Single(intent.clone(), id.entry),
+        };
+        let record =
+            |intent: &IntentId| Bytes::from(format!("{{\"account\":\"acc_{number}\",\"intent\":\"{intent}\"}}\nx"));
+        // A record's chain is in it.
+        let intent = match self.models[0].records.get(&id) {
+            Some(before) if String::from_utf8_lossy(before).contains("pi_2") => "pi_2".parse().unwrap(),
+            Some(_) => "pi_1".parse().unwrap(),
+            None => intent,
+        };
+        let chain = known(&intent);
+        let account = self.chance.one_in(2).then(|| format!("acc_{number}").parse().unwrap());
+        let facts = Box::new(LetterFacts { account, ..LetterFacts::unreadable() });
+        match self.chance.below(8) {
+            0 => Item::Finish { id, chain },
+            1 => Item::Bury { id, chain, facts, letter: "letter".into() },
+            2 if !self.models[0].records.contains_key(&id) => {
+                Item::TakeLetter { id, at_ms: 1_000 + self.chance.below(100), facts, letter: "other letter".into() }
+            }
+            3 => Item::Discard { id },
+            4 => Item::Take { id, chain, place: Place::DueIn(1_000_000), record: record(&intent) },
+            _ => {
+                let far = Place::DueIn(86_400_000);
+                let place = [Place::Claimed, Place::Held, Place::Backlog, far][self.chance.below(4) as usize];
+                Item::Keep { id, chain, place, record: record(&intent) }
+            }
+        }
+    }
+
+    /// The owner's group is there, and some entries are pending.
+    async fn begin_to_read(&mut self) -> Step {
+        let term = self.terms[0].clone();
+        let start = herald::store::protocol::Start::Oldest;
+        let open = Call::Open { term: term.clone(), start, registry: "reg_1".to_owned() };
+        let (real, model) = self.both(0, open).await?;
+        same("how it opens", &real, &model)?;
+        let read = Call::Read { term, from: ReadFrom::New, max: 1 + self.chance.below(4) as usize };
+        let (real, model) = self.both(0, read).await?;
+        let ids = |answer: Answer| match answer {
+            Answer::Entries { entries, .. } => entries.into_iter().map(|entry| entry.id).collect(),
+            _ => Vec::new(),
+        };
+        same("what is read", &ids(real), &ids(model))
+    }
+
+    /// All of it, or the first of it: then of each chain the first.
+    async fn export(&mut self) -> Result<(), String> {
+        let most = if self.chance.one_in(2) { 200 } else { 1 + self.chance.below(6) as usize };
+        self.tell(&("export", most));
+        let term = self.terms[0].clone();
+        let real = self.store.export(&term, most).await.map_err(|error| error.to_string())?;
+        self.models[0].now_ms = self.redis_time().await;
+        let all = self.models[0].export(&term, usize::MAX).ok();
+        let (Some(mut real), Some(mut all)) = (real.clone(), all.clone()) else {
+            return same("whether it has the lease", &real.is_some(), &all.is_some());
+        };
+        // Clocks are read one after the other.
+        let coarse = |unended: &mut Unended| {
+            if let Place::DueIn(ms) = &mut unended.place {
+                *ms = (*ms + 30_000) / 60_000;
+            }
+        };
+        real.records.iter_mut().chain(&mut all.records).for_each(coarse);
+        (real.now_ms, all.now_ms) = (0, 0);
+        same("how much it is", &real.len(), &all.len().min(most))?;
+        same("the barrier", &real.barrier, &all.barrier)?;
+        let is_first = |real: &[Pending], all: &[Pending]| all.starts_with(real);
+        if !is_first(&real.entries, &all.entries) {
+            return Err(format!("{:?} is not the first of {:?}", real.entries, all.entries));
+        }
+        let chains = |records: &[Unended]| {
+            let mut chains: BTreeMap<(EndpointId, String), Vec<Unended>> = BTreeMap::new();
+            for one in records {
+                chains.entry((one.id.endpoint.clone(), one.head_field.clone())).or_default().push(one.clone());
+            }
+            chains
+        };
+        let chains_of_all = chains(&all.records);
+        for (chain, records) in chains(&real.records) {
+            if !chains_of_all.get(&chain).is_some_and(|all| all.starts_with(&records)) {
+                return Err(format!("{records:?} is not the first of {:?}", chains_of_all.get(&chain)));
+            }
+        }
+        match all.letters.starts_with(&real.letters) {
+            true => Ok(()),
+            false => Err(format!("{:?} is not the first of {:?}", real.letters, all.letters)),
+        }
+    }
+
+    /// To parts that this split is to fill, and to others; once or again, with what is handed over taken out or not.
+    async fn hand_over(&mut self) -> Step {
+        let term = self.terms[0].clone();
+        let most = 1 + self.chance.below(12) as usize;
+        let exported = self.store.export(&term, most).await.map_err(|error| error.to_string())?;
+        let Some(exported) = exported else { return Ok(()) };
+        let shape = Shape { above: 1, parts: PARTS };
+        let (handed, leaves) = share_out(exported, shape, |_| None);
+        let token = if self.chance.one_in(8) { "t1" } else { "t0" };
+        // In most of the parts this split has just begun.
+        for part in 1..=PARTS as usize {
+            if !self.chance.one_in(4) {
+                self.raw::<()>(&["SET", &self.keys[part].gate(), "t0"]).await;
+                self.models[part].gate = Some("t0".to_owned());
+            }
+        }
+        self.tell(&("hand over", token, &handed));
+        let real = self.parts.hand_over(token, &handed).await.map_err(|error| error.to_string())?;
+        let now_ms = self.redis_time().await;
+        self.models.iter_mut().for_each(|model| model.now_ms = now_ms);
+        let model = self.handed_over(token, &handed);
+        for part in 1..=PARTS as usize {
+            self.hear_times(part).await?;
+        }
+        same("what the parts say", &real, &model)?;
+        if real == HandedOver::Done && !self.chance.one_in(3) {
+            let real = self.store.take_out(&term, &leaves).await.map_err(|error| error.to_string())?;
+            let (now_ms, call) = (self.redis_time().await, Call::Settle { term, settlement: leaves });
+            self.models[0].now_ms = now_ms;
+            let model = self.models[0].call(&call).expect("this model is never full");
+            self.hear_times(0).await?;
+            same("whether it was taken out", &real, &matches!(model, Answer::Settled { .. }))?;
+        }
+        Ok(())
+    }
+
+    fn handed_over(&mut self, token: &str, handed: &[Handed]) -> HandedOver {
+        let mut open: Vec<(&Handed, EntryId)> =
+            handed.iter().filter(|one| !one.entries.is_empty()).map(|one| (one, EntryId::ZERO)).collect();
+        while !open.is_empty() {
+            let said: Vec<(&Handed, Appended)> = open
+                .iter()
+                .map(|(one, after)| {
+                    let entries: Vec<Passed> = one.entries.iter().filter(|entry| entry.id > *after).cloned().collect();
+                    let up_to = entries.last().map_or(*after, |last| last.id);
+                    let batch = Batch { part: one.part, after: *after, up_to, entries };
+                    (*one, self.models[one.part as usize + 1].take_pending(token, &batch))
+                })
+                .collect();
+            open.clear();
+            for (one, said) in said {
+                match said {
+                    Appended::Done { .. } => {}
+                    Appended::At(at) => open.push((one, at)),
+                    Appended::Gated { .. } | Appended::Open => return HandedOver::Refused { part: one.part },
+                }
+            }
+        }
+        let given = handed.iter().filter(|one| !one.items.is_empty());
+        let took: Vec<(u32, Took)> =
+            given.map(|one| (one.part, self.models[one.part as usize + 1].adopt(token, &one.items))).collect();
+        match took.iter().find(|(_, took)| *took == Took::Nothing) {
+            Some((part, _)) => HandedOver::Refused { part: *part },
+            None => HandedOver::Done,
+        }
+    }
+
+    /// Redis' clock goes on between its answer and the look at it: where a time is nearly the model's, it is the model's.
+    async fn hear_times(&mut self, at: usize) -> Step {
+        let keys = self.keys[at].clone();
+        for (key, of) in [(keys.due(), "due"), (keys.dead(), "dead")] {
+            let real: Vec<(String, f64)> = redis::cmd("ZRANGE")
+                .arg(&[&key, "0", "-1", "WITHSCORES"])
+                .query_async(&mut self.raw)
+                .await
+                .map_err(|error| error.to_string())?;
+            for (id, ms) in real {
+                let (id, ms): (DeliveryId, u64) = (id.parse().unwrap(), ms as u64);
+                let model = &mut self.models[at];
+                let known =
+                    if of == "due" { model.due.get_mut(&id) } else { model.dead.get_mut(&id).map(|(at, _)| at) };
+                let Some(known) = known.filter(|known| known.abs_diff(ms) < 5_000) else { continue };
+                *known = ms;
+                if let (Some((at, _)), "dead") = (model.dead_facts.get_mut(&id), of) {
+                    *at = ms;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn tell(&mut self, what: &impl Debug) {
         self.story.push(format!("{what:?}").chars().take(300).collect());
     }
@@ -383,7 +603,7 @@ async fn random_calls_leave_every_stream_as_its_model() {
         Ok(seed) => (vec![seed.parse().expect("HERALD_SEED is a number")], 1),
         Err(_) => ((1..=WALKS).collect::<Vec<u64>>(), 10),
     };
-    let mut appended = 0;
+    let (mut appended, mut handed) = (0, 0);
     for seed in seeds {
         redis.command::<()>(&["FLUSHALL"]).await;
         let mut walk = Walk::new(&redis, seed).await;
@@ -397,8 +617,10 @@ async fn random_calls_leave_every_stream_as_its_model() {
                 panic!("seed {seed}, step {step}: {why}\n\nthe last steps:\n  {last}");
             }
         }
+        handed += walk.models[1..].iter().map(|model| model.records.len() + model.dead.len()).sum::<usize>();
         appended += walk.models[1..].iter().map(|model| model.stream.entries.len()).sum::<usize>();
     }
+    assert!(handed > 100, "{handed} records and letters: nothing was handed over");
     assert!(appended > 100, "{appended} entries: nothing was passed on");
 }
 

@@ -20,6 +20,7 @@ mod processes;
 #[path = "../performance/receiver.rs"]
 mod receiver;
 mod redelivery;
+mod split;
 mod stack;
 mod state;
 mod table;
@@ -67,6 +68,9 @@ const MOST_P99_FAN_OUT: f64 = 2.0;
 /// Redis' time of one command about dead letters, and of all that a page or a count needs.
 const MOST_PIECE_US: f64 = 5_000.0;
 const MOST_LOOK_US: f64 = 50_000.0;
+/// For 100 000 records, and for none.
+const MOST_SPLIT_US: f64 = 12e6;
+const MOST_EMPTY_SPLIT_US: f64 = 1e6;
 /// The default lease and a second.
 const MOST_TAKE_OVER_US: f64 = 6e6;
 
@@ -117,6 +121,8 @@ enum Rows {
     Due,
     /// What Redis does for a delivery that is due, or parked, while nothing is added
     Drain,
+    /// How long a stream stands still that is split, with a tenth of the scale unfinished, and with nothing
+    Split,
     /// Dead letters: a page, a count, the groups and a death among many; what others notice while all are redelivered
     Letters,
 }
@@ -184,6 +190,9 @@ fn measure(args: &Args) -> Result<()> {
     }
     if args.has(Rows::Drain) {
         drain(args, &mut table)?;
+    }
+    if args.has(Rows::Split) {
+        splits(args, &mut table)?;
     }
     if args.has(Rows::Letters) {
         dead_letters(args, &mut table)?;
@@ -280,6 +289,20 @@ fn hanging(args: &Args, table: &mut Table) -> Result<()> {
     let what = "of healthy endpoints at 1 000/s: none hangs, 10 % hang";
     table.compare(&format!("p50 {what}"), Unit::Micros, few_p50, many_p50, None);
     table.compare(&format!("p99 {what}"), Unit::Micros, few_p99, many_p99, Some(MOST_P99));
+    Ok(())
+}
+
+/// What is unfinished is due half a day later, in chains of one, of as many endpoints as get the traffic.
+fn splits(args: &Args, table: &mut Table) -> Result<()> {
+    let (few, many) = (0, args.scale / 10);
+    let [few_took, many_took] = [few, many].map(|count| {
+        let mut stack = args.stack(BUSY, count, 0)?;
+        split::split(&args.herald, &mut stack, count)
+    });
+    let (few_us, many_us) = (few_took?.as_secs_f64() * 1e6, many_took?.as_secs_f64() * 1e6);
+    table.limit("a split with nothing unfinished stands still for", Unit::Micros, None, few_us, MOST_EMPTY_SPLIT_US);
+    let what = format!("a split with {} unfinished stands still for", number(many));
+    table.limit(&what, Unit::Micros, None, many_us, MOST_SPLIT_US * many as f64 / 100_000.0);
     Ok(())
 }
 

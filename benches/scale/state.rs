@@ -94,6 +94,11 @@ impl State {
         self.raw.ask(&["GET", &self.keys.lease()])
     }
 
+    /// What becomes of the stream's entries; empty where they are delivered.
+    pub fn mode(&mut self) -> Result<String> {
+        self.raw.ask(&["GET", &self.keys.mode()])
+    }
+
     /// Deliveries that have a record, wherever they stand.
     pub fn records(&mut self) -> Result<u64> {
         const SCRIPT: &str = "local all = 0 for _, count in ipairs(redis.call('HVALS', KEYS[1])) do \

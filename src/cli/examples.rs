@@ -41,6 +41,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("plan", &["herald plan --rate 10000000/m --endpoints 50000", "herald plan --rate 500/s --https -o json"]),
+    (
+        "repartition",
+        &[
+            "herald repartition --into 64 --reason 'more than one worker can do' --dry-run",
+            "herald repartition --stream payment-intents:6 --into 4 --reason 'hot'",
+        ],
+    ),
     ("pause", &["herald pause --all --reason 'the network to all receivers is down'"]),
     ("resume", &["herald resume --all --reason 'the network is back'"]),
     (

@@ -24,6 +24,7 @@ mod pause;
 mod plan;
 mod portal;
 mod quarantine;
+mod repartition;
 mod retry_schedule;
 mod sandbox;
 mod story;
@@ -120,6 +121,8 @@ enum Verb {
     /// Stream entries that are not valid events
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineVerb),
+    /// Split the stream, or a part of it, into parts that many workers share; what is unfinished goes along
+    Repartition(repartition::RepartitionArgs),
     /// Who did what, from where and why, and how it ended
     #[command(subcommand)]
     Audit(audit::AuditVerb),
@@ -224,6 +227,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Partition(verb) => partition::run(&context()?, verb).await,
         Verb::Worker(verb) => worker::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
+        Verb::Repartition(args) => repartition::run(&context()?, args).await,
         Verb::Audit(verb) => audit::run(&context()?, verb).await,
         Verb::Key(verb) => key::run(&context()?, verb).await,
         Verb::Token(verb) => token::run(&context()?, verb).await,

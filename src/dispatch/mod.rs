@@ -18,6 +18,7 @@ mod evidence;
 pub mod fleet;
 #[cfg(test)]
 mod goodput_tests;
+pub mod handing;
 pub mod health;
 pub mod lane;
 mod limiter;

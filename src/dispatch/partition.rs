@@ -130,6 +130,9 @@ const ENDING_PAUSE_ALONE_MS: u64 = 2;
 /// Once nothing has been admitted for this long, nobody will notice.
 const ALONE_AFTER_MS: u64 = 500;
 
+/// How long what is in flight may take until the stream is split.
+const SPLIT_GRACE_MS: u64 = 2_000;
+
 /// How long a worker that can do nothing now waits before it looks again.
 const IDLE_MS: u64 = 50;
 
@@ -181,6 +184,25 @@ pub struct Settings {
     pub strict_events: bool,
     /// Into how many parts the stream is split if nothing was done with it yet; into none if that is less than two.
     pub parts: u32,
+    /// Into how many it can be split once it has been worked on; none if its name has a hash tag, which all of them would share.
+    pub most_parts: u32,
+}
+
+/// A stream whose entries are passed on, or are perhaps to be: then its mode is still `Worked`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routes {
+    pub term: Term,
+    pub mode: Mode,
+    /// Into how many parts it is to be split, whatever is unfinished.
+    pub wanted: Option<u32>,
+}
+
+/// A split that somebody has asked for.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    parts: u32,
+    /// What is in flight may take until then.
+    until: u64,
 }
 
 /// What happened, for logs and counters.
@@ -348,6 +370,7 @@ pub struct Partition<D> {
     term: TermState,
     /// What becomes of the entries, as it was when the term began.
     mode: Option<Mode>,
+    wish: Option<Wish>,
     outstanding: Option<Outstanding>,
     clock: RedisClock,
     /// When the call that is on its way was sent.
@@ -397,6 +420,7 @@ impl<D: Directory> Partition<D> {
             lease,
             term,
             mode: None,
+            wish: None,
             outstanding: None,
             clock: RedisClock::default(),
             asked_at: 0,
@@ -516,7 +540,7 @@ impl<D: Directory> Partition<D> {
     /// The next attempt to start.
     pub fn next_attempt(&mut self, now: u64) -> Option<NextAttempt> {
         self.check_lease(now);
-        if self.phase != Phase::Running || self.leaves() || self.is_held_up {
+        if self.phase != Phase::Running || self.ends_work() || self.is_held_up {
             return None;
         }
         let redis_ms = self.redis_now(now);
@@ -673,8 +697,11 @@ impl<D: Directory> Partition<D> {
     /// something is being admitted: what comes meanwhile gets its turn between the slices.
     pub fn wants_wakeup(&self) -> Option<(EntryId, EntryId)> {
         let idle = self.phase == Phase::Running && self.term.pending_after.is_none();
-        let waits =
-            idle && !self.term.more_entries && !self.term.more_requests && !self.leaves() && !self.term.is_wakeup_false;
+        let waits = idle
+            && !self.term.more_entries
+            && !self.term.more_requests
+            && !self.ends_work()
+            && !self.term.is_wakeup_false;
         waits.then_some((self.term.last_read, self.term.inbox_after))
     }
 
@@ -695,6 +722,11 @@ impl<D: Directory> Partition<D> {
 
     fn leaves(&self) -> bool {
         self.is_stopping || self.gives_way
+    }
+
+    /// Nothing more is read or sent in this term.
+    fn ends_work(&self) -> bool {
+        self.leaves() || self.wish.is_some()
     }
 
     /// The lease has been given back.
@@ -738,19 +770,17 @@ impl<D: Directory> Partition<D> {
         self.lease.asked_by()
     }
 
-    /// The term and the mode of a stream whose entries are passed on, which is somebody else's work; or are perhaps to be from now
-    /// on, if the mode is `Worked`. This one keeps the lease meanwhile.
-    pub fn routes(&self) -> Option<(&Term, &Mode)> {
-        match &self.phase {
-            Phase::Routing => self.lease.term().zip(self.mode.as_ref()),
-            _ => None,
-        }
+    /// A stream whose entries are passed on, which is somebody else's work. This one keeps the lease meanwhile.
+    pub fn routes(&self) -> Option<Routes> {
+        let (Phase::Routing, Some(term), Some(mode)) = (self.phase, self.lease.term(), &self.mode) else { return None };
+        Some(Routes { term: term.clone(), mode: mode.clone(), wanted: self.wish.map(|wish| wish.parts) })
     }
 
     /// The stream is not to be split after all: this term works it.
     pub fn works(&mut self, term: &Term) {
         if self.phase == Phase::Routing && self.lease.term() == Some(term) && self.mode == Some(Mode::Worked) {
             self.phase = Phase::Recovering;
+            self.wish = None;
         }
     }
 
@@ -847,7 +877,7 @@ impl<D: Directory> Partition<D> {
             _ if self.outstanding.is_some() => u64::MAX,
             Phase::Waiting { at } => at,
             Phase::Stopped => return u64::MAX,
-            Phase::Running if !self.leaves() => self.next_work(),
+            Phase::Running if !self.ends_work() => self.next_work(),
             Phase::Routing if !self.leaves() => u64::MAX,
             Phase::Running | Phase::Recovering | Phase::Opening | Phase::Counting(_) | Phase::Routing => now + IDLE_MS,
         };

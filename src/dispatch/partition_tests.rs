@@ -91,6 +91,7 @@ fn settings() -> Settings {
         quarantine_bytes: 1 << 20,
         strict_events: false,
         acquire_every_ms: 200,
+        most_parts: 1024,
         parts: 1,
     }
 }
@@ -1008,9 +1009,8 @@ fn a_stream_that_is_routed_is_owned_and_not_worked() {
     model.mode = mode.clone();
     publish(&mut model, 1);
     assert_eq!(drive(&mut partition, &mut model, 1_000), 1, "nothing but the lease");
-    let (term, told) = partition.routes().expect("it is routed");
-    assert_eq!((term, told), (partition.term().unwrap(), &mode));
-    let term = term.clone();
+    let Routes { term, mode: told, wanted } = partition.routes().expect("it is routed");
+    assert_eq!((&term, told, wanted), (partition.term().unwrap(), mode, None));
     partition.works(&term);
     assert!(partition.routes().is_some(), "it stays routed");
     renew(&mut partition, &mut model, 3_000);
@@ -1027,14 +1027,77 @@ fn whether_a_stream_is_split_is_found_out_before_it_is_worked() {
     let mut model = Model::default();
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 1_000);
-    let (term, mode) = partition.routes().unwrap();
-    assert_eq!(mode, &Mode::Worked);
-    let (term, stale) = (term.clone(), Term::new(9, "tester"));
+    let Routes { term, mode, .. } = partition.routes().unwrap();
+    assert_eq!(mode, Mode::Worked);
+    let stale = Term::new(9, "tester");
     partition.works(&stale);
     assert!(partition.routes().is_some());
     partition.works(&term);
     drive(&mut partition, &mut model, 1_001);
     assert!(partition.is_running() && partition.next_attempt(1_001).is_some());
+}
+
+#[test]
+fn a_stream_that_is_to_be_split_settles_what_is_in_flight_and_is_left_to_who_splits_it() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    publish(&mut model, 2);
+    drive(&mut partition, &mut model, 10);
+    let (one, two) = (partition.next_attempt(10).unwrap(), partition.next_attempt(10).unwrap());
+    let before = partition.term().unwrap().clone();
+    let mark: Bytes = serde_json::to_vec(&Mark { by: "t".into(), why: "w".into(), at_ms: 1 }).unwrap().into();
+    let asked = [1, 2_000, 8, 16].map(|parts| model.ask(Asked::Repartition(parts), mark.clone()));
+    partition.woken(EntryId::MAX, false, true);
+    drive(&mut partition, &mut model, 20);
+    let answers = asked.map(|asked| model.answers[&asked].clone());
+    assert!(answers[0].contains("at least 2 parts") && answers[1].contains("at most 1024 parts"), "{answers:?}");
+    assert!(answers[2] == "ok" && answers[3].contains("about to be split"), "{answers:?}");
+    // Nothing more is read or sent, and what is in flight may end.
+    publish(&mut model, 3);
+    partition.woken(entry(2), true, false);
+    partition.attempted(30, one.token, delivered());
+    drive(&mut partition, &mut model, 40);
+    assert!(partition.routes().is_none() && partition.next_attempt(40).is_none());
+    assert_eq!(model.stream.groups[GROUP].pending.keys().collect::<Vec<_>>(), [&entry(2)]);
+    // But not for ever: then it gets its record.
+    drive(&mut partition, &mut model, 2_050);
+    drive(&mut partition, &mut model, 2_051);
+    drive(&mut partition, &mut model, 2_052);
+    assert!(partition.take_errands().contains(&Errand::AbortFlights));
+    let Routes { term, mode, wanted } = partition.routes().expect("it is to be split");
+    assert_eq!((mode, wanted), (Mode::Worked, Some(8)));
+    assert!(term != before && model.lease.as_ref().is_some_and(|lease| lease.value == term.as_str()));
+    assert_eq!(model.records.keys().map(|id| id.entry).collect::<Vec<_>>(), [two.delivery.id.entry]);
+    assert_eq!(model.stream.groups[GROUP].last_delivered, entry(2), "the third one was not read");
+    assert!(model.stream.groups[GROUP].pending.is_empty());
+    // Something stands in the way: it is worked again, as if nobody had asked.
+    partition.works(&term);
+    drive(&mut partition, &mut model, 2_060);
+    assert!(partition.is_running() && partition.routes().is_none());
+    assert!(partition.next_attempt(2_060).is_some());
+}
+
+#[test]
+fn whoever_takes_the_lease_meanwhile_was_not_asked_to_split_the_stream() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    drive(&mut partition, &mut model, 10);
+    let mark: Bytes = serde_json::to_vec(&Mark { by: "t".into(), why: "w".into(), at_ms: 1 }).unwrap().into();
+    model.ask(Asked::Repartition(8), mark);
+    partition.woken(EntryId::MAX, false, true);
+    while partition.wish.is_none() {
+        let call = partition.next_call(20).expect("it looks into the inbox");
+        let answer = model.call(&call);
+        answered(&mut partition, 20, &call, answer);
+    }
+    let other = Call::Acquire { term: Term::new(9, "other"), previous: vec![], ttl_ms: 5_000 };
+    model.lease = None;
+    assert!(matches!(model.call(&other), Ok(Answer::Acquired { .. })));
+    for at in 30..40 {
+        drive(&mut partition, &mut model, at * 100);
+    }
+    assert!(partition.wish.is_none() && !partition.is_owner());
 }
 
 #[test]

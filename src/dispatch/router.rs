@@ -11,7 +11,11 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    facts::{event::account_of, id::EntryId, partition::Slot},
+    facts::{
+        event::account_of,
+        id::{AccountId, EntryId},
+        partition::Slot,
+    },
     store::routing::{Appended, Batch, MAX_ROUTED, Page, Passed, Route, Trimming},
 };
 
@@ -383,6 +387,8 @@ impl Router {
                     self.happenings.push(Happening::Gated { part: number, token });
                 }
             }
+            // No part says so to a router, whose batches open it.
+            Ok(Appended::Open) => {}
             // It may have taken all of it, or nothing: it will say.
             Err(why) => {
                 part.pause_ms = (part.pause_ms * 2).clamp(PAUSE_MS, LONGEST_PAUSE_MS);
@@ -457,9 +463,13 @@ impl Router {
 }
 
 /// The part that an entry goes to, of so many: that of its account. What names no account is no event, and goes to the first.
-fn part_for(entry: &Passed, above: u32, parts: u32) -> u32 {
-    let account = entry.event().and_then(account_of);
-    account.map_or(0, |account| u32::from(Slot::of_account(&account).number()) / above % parts)
+pub(super) fn part_for(entry: &Passed, above: u32, parts: u32) -> u32 {
+    part_of_account(entry.event().and_then(account_of).as_ref(), above, parts)
+}
+
+/// What is of no account goes to the first.
+pub(super) fn part_of_account(account: Option<&AccountId>, above: u32, parts: u32) -> u32 {
+    account.map_or(0, |account| u32::from(Slot::of_account(account).number()) / above % parts)
 }
 
 #[cfg(test)]

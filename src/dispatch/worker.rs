@@ -177,6 +177,7 @@ impl Worker {
             settings: parts.routing,
             parts: settings.parts,
             start: settings.start,
+            registry: registry.clone(),
             trim_ignores: settings.trim_ignores.clone(),
             metrics: parts.metrics.clone(),
             readiness: parts.readiness.clone(),

@@ -76,6 +76,7 @@ acts! {
     OperationRate = "operation rate",
     QuarantineRequeue = "quarantine requeue",
     QuarantineDiscard = "quarantine discard",
+    Repartition = "repartition",
     IssueAck = "issue ack",
     IssueResolve = "issue resolve",
     IntentsKeyCreate = "intents key create",
@@ -109,6 +110,7 @@ impl Act {
                 | Self::KeyReseal
                 | Self::KeyRotate
                 | Self::KeyUnseal
+                | Self::Repartition
                 | Self::SandboxClockAdvance
                 | Self::SandboxClockSpeed
                 | Self::TokenCreate

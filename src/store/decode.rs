@@ -336,6 +336,11 @@ fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts
             Ok(RequestKind::DiscardQuarantined { entry: id::<EntryId>(text("entry")?)?, exists: flag(found)? })
         }
         "accept-registry" => Ok(RequestKind::AcceptRegistry { registry: text("registry")?.to_owned() }),
+        "repartition" => {
+            let parts = text("parts")?;
+            let parts = parts.parse().map_err(|_| Unreadable::Request(format!("{:?} is no number", shorten(parts))))?;
+            Ok(RequestKind::Repartition { parts })
+        }
         other => Err(Unreadable::Request(format!("there is no request named {:?}", shorten(other)))),
     }
 }

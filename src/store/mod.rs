@@ -38,6 +38,7 @@ pub mod intents;
 pub mod issues;
 pub mod keys;
 pub mod model;
+pub mod moving;
 pub mod nodes;
 pub mod operations;
 pub mod partition;

@@ -483,13 +483,7 @@ impl Model {
         if settlement.len() > MAX_BATCH {
             return Answer::BadItem { at: 0, why: format!("a batch holds at most {MAX_BATCH}") };
         }
-        settlement.items.iter().for_each(|item| self.apply(item));
-        let touched: BTreeSet<_> = settlement.items.iter().filter_map(endpoint_of).collect();
-        for endpoint in &touched {
-            if let Some(chains) = self.endpoints.get_mut(*endpoint) {
-                chains.bytes = if chains.unfinished == 0 { 0 } else { chains.bytes.max(0) };
-            }
-        }
+        let touched = self.apply_all(&settlement.items);
         let group = self.stream.groups.get_mut(GROUP);
         let group_missing = group.is_none();
         if let Some(group) = group {
@@ -504,6 +498,18 @@ impl Model {
             counts: touched.into_iter().map(|endpoint| (endpoint.clone(), self.sum(endpoint))).collect(),
             group_missing,
         }
+    }
+
+    /// Returns the endpoints whose counts may have changed.
+    fn apply_all<'a>(&mut self, items: &'a [Item]) -> BTreeSet<&'a EndpointId> {
+        items.iter().for_each(|item| self.apply(item));
+        let touched: BTreeSet<_> = items.iter().filter_map(endpoint_of).collect();
+        for endpoint in &touched {
+            if let Some(chains) = self.endpoints.get_mut(*endpoint) {
+                chains.bytes = if chains.unfinished == 0 { 0 } else { chains.bytes.max(0) };
+            }
+        }
+        touched
     }
 
     fn apply(&mut self, item: &Item) {
@@ -544,6 +550,17 @@ impl Model {
                 {
                     self.dead_facts.insert(id.clone(), (*at_ms, (**facts).clone()));
                 }
+            }
+            Item::Take { id, .. } if self.records.contains_key(id) => {}
+            Item::Take { id, chain, place, record } => {
+                self.records.insert(id.clone(), record.clone());
+                self.grow(id, record.len() as i64);
+                self.begin(id, chain, *place);
+            }
+            Item::TakeLetter { id, .. } if self.dead.contains_key(id) => {}
+            Item::TakeLetter { id, at_ms, facts, letter } => {
+                self.dead.insert(id.clone(), (*at_ms, letter.clone()));
+                self.dead_facts.insert(id.clone(), (*at_ms, (**facts).clone()));
             }
             Item::Quarantine { entry, body, cut, error, envelope, keep_bytes } => {
                 let place = self.places.get(entry).map_or(*entry, |(place, _)| *place);
@@ -787,6 +804,7 @@ impl Model {
                 RequestKind::DiscardQuarantined { entry: *entry, exists: self.quarantined(*entry).is_some() }
             }
             Asked::AcceptRegistry(registry) => RequestKind::AcceptRegistry { registry: registry.clone() },
+            Asked::Repartition(parts) => RequestKind::Repartition { parts: *parts },
         };
         let requests = self.inbox.requests.range(after).take(max);
         // What an operation has under way, nobody else changes.
@@ -925,8 +943,10 @@ fn endpoint_of(item: &Item) -> Option<&EndpointId> {
         | Item::Keep { id, .. }
         | Item::Move { id, .. }
         | Item::Bury { id, .. }
-        | Item::Revive { id, .. } => Some(&id.endpoint),
+        | Item::Revive { id, .. }
+        | Item::Take { id, .. } => Some(&id.endpoint),
         Item::Discard { .. }
+        | Item::TakeLetter { .. }
         | Item::Index { .. }
         | Item::Quarantine { .. }
         | Item::Requeue { .. }

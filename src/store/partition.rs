@@ -132,7 +132,9 @@ impl PartitionStore {
                     script.arg(id.endpoint.as_str()).arg(intent.as_str()).text(id).arg(event.as_str())
                 })
             }
-            Call::Settle { settlement, .. } => self.settle(call, settlement),
+            Call::Settle { term, settlement } => {
+                settle(&SETTLE, keys, (lease, term.as_str()), self.attempt_log_len, settlement)
+            }
             Call::Claim { max, .. } => {
                 self.fenced(&CLAIM, &[lease, &keys.due(), &keys.claimed()], call).arg(prefix).arg(most(*max))
             }
@@ -180,42 +182,49 @@ impl PartitionStore {
             }
         })
     }
+}
 
-    fn settle(&self, call: &Call, settlement: &Settlement) -> ScriptCall<'_> {
-        let keys = &self.keys;
-        let names = [
-            keys.stream(),
-            &keys.lease(),
-            &keys.cursor(),
-            &keys.due(),
-            &keys.claimed(),
-            &keys.unfinished(),
-            &keys.dead(),
-            &keys.quarantine(),
-            &keys.quarantine_index(),
-            &keys.inbox(),
-            &keys.attempts(),
-            &keys.registry_id(),
-            &keys.stats(),
-            &keys.places(),
-            &keys.bytes(),
-            &keys.dead_facts(),
-            &keys.dead_kinds(),
-            &keys.dead_names(),
-        ];
-        let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
-        script = script.text(settlement.last_read).arg(self.attempt_log_len);
-        script = script.arg(settlement.acks.len()).arg(settlement.log.len());
-        script = script.texts(&settlement.acks);
-        if !settlement.log.is_empty() {
-            script = script.arg(settlement.log.join(&b'\n'));
-        }
-        let items = &settlement.items;
-        steps(items).iter().fold(script, |script, step| match step {
-            Step::One(at) => write_item(script, &items[*at]),
-            Step::Together(by_endpoint) => write_together(script, items, by_endpoint),
-        })
+/// A settlement in a partition, as long as a key holds this value: the owner's lease its term or, before a part has an owner, the
+/// gate the token of the split.
+pub(super) fn settle(
+    script: &'static Script,
+    keys: &PartitionKeys,
+    (fence, value): (&str, &str),
+    attempt_log_len: u64,
+    settlement: &Settlement,
+) -> ScriptCall<'static> {
+    let names = [
+        keys.stream(),
+        fence,
+        &keys.cursor(),
+        &keys.due(),
+        &keys.claimed(),
+        &keys.unfinished(),
+        &keys.dead(),
+        &keys.quarantine(),
+        &keys.quarantine_index(),
+        &keys.inbox(),
+        &keys.attempts(),
+        &keys.registry_id(),
+        &keys.stats(),
+        &keys.places(),
+        &keys.bytes(),
+        &keys.dead_facts(),
+        &keys.dead_kinds(),
+        &keys.dead_names(),
+    ];
+    let mut script = script.keys(&names).arg(value).arg(keys.prefix()).arg(GROUP);
+    script = script.text(settlement.last_read).arg(attempt_log_len);
+    script = script.arg(settlement.acks.len()).arg(settlement.log.len());
+    script = script.texts(&settlement.acks);
+    if !settlement.log.is_empty() {
+        script = script.arg(settlement.log.join(&b'\n'));
     }
+    let items = &settlement.items;
+    steps(items).iter().fold(script, |script, step| match step {
+        Step::One(at) => write_item(script, &items[*at]),
+        Step::Together(by_endpoint) => write_together(script, items, by_endpoint),
+    })
 }
 
 /// Asks the owner of a partition for it, in the name of this worker, and keeps it for that worker for so long.
@@ -311,6 +320,10 @@ fn write_item<'a>(script: ScriptCall<'a>, item: &Item) -> ScriptCall<'a> {
         Item::Bury { id, chain, facts, letter } => body(script.text(id).arg(chain.name()).arg(facts.to_text()), letter),
         Item::Revive { id, chain, record } => body(script.text(id).arg(chain.name()), record),
         Item::Discard { id } => script.text(id),
+        Item::Take { id, chain, place, record } => {
+            body(script.text(id).arg(chain.name()).arg(place_text(*place)), record)
+        }
+        Item::TakeLetter { id, at_ms, facts, letter } => body(script.text(id).arg(at_ms).arg(facts.to_text()), letter),
         Item::Index { id, facts } => script.text(id).arg(facts.to_text()),
         Item::Quarantine { entry, body: content, cut, error, envelope, keep_bytes } => {
             let script = body(script.text(entry), content).arg(u8::from(*cut)).arg(error);
@@ -333,6 +346,8 @@ fn item_name(item: &Item) -> &'static str {
         Item::Revive { .. } => "revive",
         Item::Discard { .. } => "discard",
         Item::Index { .. } => "index",
+        Item::Take { .. } => "take",
+        Item::TakeLetter { .. } => "take-letter",
         Item::Quarantine { .. } => "quarantine",
         Item::Requeue { .. } => "requeue",
         Item::DiscardQuarantined { .. } => "discard-quarantined",
@@ -438,7 +453,7 @@ fn verb(call: &Call) -> &'static str {
 /// Scripts of a partition by their files, each with what they share before it.
 macro_rules! scripts {
     ($($constant:ident = $name:literal $(with $more:literal)?),* $(,)?) => {$(
-        static $constant: LazyLock<Script> =
+        pub(super) static $constant: LazyLock<Script> =
             LazyLock::new(|| {
                 let shared = [
                     include_str!("scripts/shared.lua"),

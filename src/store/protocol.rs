@@ -124,6 +124,11 @@ pub enum Item {
     /// A dead letter that an older Herald wrote is indexed by these facts. Does nothing if there is no letter, or if it is
     /// indexed.
     Index { id: DeliveryId, facts: Box<LetterFacts> },
+    /// An unfinished delivery of the stream that this one is a part of. As for [`Item::Keep`], but a record that is there stays as it
+    /// is.
+    Take { id: DeliveryId, chain: Chain, place: Place, record: Bytes },
+    /// A dead letter of that stream, which died at this time. One that is there stays as it is.
+    TakeLetter { id: DeliveryId, at_ms: u64, facts: Box<LetterFacts>, letter: Bytes },
     /// An entry that is not a valid event. It is kept once, however often it is quarantined; another entry with the
     /// same id but another body is kept beside it. While the quarantine then holds more than `keep_bytes`, its oldest
     /// entries are dropped and counted, but never this one. Without a limit it is a sound event, which no limit drops.
@@ -435,6 +440,9 @@ pub enum RequestKind {
     AcceptRegistry {
         registry: String,
     },
+    Repartition {
+        parts: u32,
+    },
     /// Not readable: its answer is this text.
     Unknown {
         why: String,
@@ -573,6 +581,8 @@ pub enum Asked {
     Requeue(EntryId),
     DiscardQuarantined(EntryId),
     AcceptRegistry(String),
+    /// Into so many parts.
+    Repartition(u32),
 }
 
 /// Why a call has no answer.

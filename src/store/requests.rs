@@ -84,6 +84,7 @@ fn fields(asked: &Asked, mark: &str) -> Vec<String> {
         Asked::AcceptRegistry(registry) => {
             vec![("op", "accept-registry".to_owned()), ("registry", registry.clone())]
         }
+        Asked::Repartition(parts) => vec![("op", "repartition".to_owned()), ("parts", parts.to_string())],
     };
     let mark = ("mark", mark.to_owned());
     what.into_iter().chain([mark]).flat_map(|(name, value)| [name.to_owned(), value]).collect()

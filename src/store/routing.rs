@@ -69,7 +69,7 @@ impl Passed {
         Self { id, head: head.into(), text }
     }
 
-    fn read(head: Bytes, text: Bytes) -> Result<Self, String> {
+    pub(super) fn read(head: Bytes, text: Bytes) -> Result<Self, String> {
         let id = head.split(|byte| *byte == b':').next().unwrap_or_default();
         let id = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
         let id = id.ok_or_else(|| format!("{head:?} is not the head of an entry"))?;
@@ -163,6 +163,8 @@ pub enum Appended {
     At(EntryId),
     /// It is to be filled by another split.
     Gated { token: String },
+    /// What was to be handed over to it is there, and it has begun.
+    Open,
 }
 
 /// How far the parts of a stream are.
@@ -244,17 +246,17 @@ pub struct RouteStore {
 
 /// The parts of a stream, by the nodes that serve them.
 pub struct PartsStore {
-    redis: Redis,
-    replicas: Replicas,
-    parts: Vec<PartitionKeys>,
-    nodes: HashMap<String, Wired>,
+    pub(super) redis: Redis,
+    pub(super) replicas: Replicas,
+    pub(super) parts: Vec<PartitionKeys>,
+    pub(super) nodes: HashMap<String, Wired>,
 }
 
 /// A connection to a node, and whether its replicas were away when they were last waited for.
 #[derive(Clone)]
-struct Wired {
-    connection: Connection,
-    are_behind: bool,
+pub(super) struct Wired {
+    pub connection: Connection,
+    pub are_behind: bool,
 }
 
 /// A batch's part, what it said, and whether replicas have confirmed that.
@@ -305,7 +307,7 @@ impl RouteStore {
     /// Says what becomes of the stream's entries, if that is still as `from` says.
     pub async fn set_mode(&mut self, term: &Term, from: &Mode, to: &Mode) -> Result<ModeSet, StoreError> {
         let text = |mode: &Mode| mode.to_text().unwrap_or_default();
-        let call = SET_MODE.keys(&[&self.keys.lease(), &self.keys.mode()]);
+        let call = SET_MODE.keys(&[&self.keys.lease(), &self.keys.mode(), &self.keys.cursor()]);
         let call = call.arg(term.as_str()).arg(text(from)).arg(text(to));
         let answer = self.run("change the mode of", &call).await?;
         match words("change the mode of", &self.keys, answer)?.as_slice() {
@@ -347,20 +349,6 @@ impl RouteStore {
         let subject = Subject("look whether the parts have begun of", self.keys.stream()).to_string();
         let exists = redis::cmd("EXISTS").arg(self.keys.cursor()).to_owned();
         self.own().await?.query(&subject, &exists).await
-    }
-
-    /// The first of so many parts that somebody works on as on a stream of its own.
-    pub async fn first_used(&mut self, parts: u32) -> Result<Option<String>, StoreError> {
-        for part in 0..parts {
-            let name = part_of(self.keys.stream(), part);
-            let subject = Subject("look whether anybody works on", &name);
-            let keys = PartitionKeys::new(&name).map_err(|error| StoreError::unexpected(subject, error))?;
-            let exists = redis::cmd("EXISTS").arg(&[keys.routed(), keys.lease(), keys.registry_id()]).to_owned();
-            if self.own().await?.query::<u64>(subject, &exists).await? > 0 {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
     }
 
     /// The last entry that the stream has now.
@@ -405,7 +393,7 @@ impl RouteStore {
         self.own = None;
     }
 
-    async fn run(&mut self, verb: &str, call: &ScriptCall<'_>) -> Result<Value, StoreError> {
+    pub(super) async fn run(&mut self, verb: &str, call: &ScriptCall<'_>) -> Result<Value, StoreError> {
         let stream = self.keys.stream().to_owned();
         let done = self.own().await?.run(Subject(verb, &stream), call).await;
         if let Err(StoreError::Unavailable { .. }) = &done {
@@ -414,7 +402,7 @@ impl RouteStore {
         done
     }
 
-    async fn own(&mut self) -> Result<&mut Connection, StoreError> {
+    pub(super) async fn own(&mut self) -> Result<&mut Connection, StoreError> {
         if self.own.is_none() {
             self.own = Some(self.redis.connect(Purpose::Work).await?);
         }
@@ -480,7 +468,7 @@ impl PartsStore {
     }
 
     /// What is of one node goes together.
-    async fn node_of(&self, part: u32) -> String {
+    pub(super) async fn node_of(&self, part: u32) -> String {
         match self.redis.topology().kind() {
             Kind::Cluster => {
                 let node = self.redis.node_of(self.parts[part as usize].slot()).await;
@@ -538,11 +526,7 @@ impl Appending {
             None => Wired { connection: self.redis.at_home_in(slot).connect(Purpose::Work).await?, are_behind: false },
         };
         let Route { token, barrier, .. } = &self.route;
-        let call = |(keys, batch): (&PartitionKeys, &Batch)| {
-            let call = APPEND.keys(&[keys.stream(), &keys.routed(), &keys.gate(), &keys.places()]).arg(token);
-            let call = call.text(barrier).text(batch.after).text(batch.up_to);
-            batch.entries.iter().fold(call, |call, entry| call.arg(&entry.head[..]).arg(&entry.text[..]))
-        };
+        let call = |(keys, batch)| append(keys, token, Some(*barrier), batch);
         let calls: Vec<ScriptCall<'_>> = self.names.iter().zip(&self.batches).map(call).collect();
         let timeout_ms = if wired.are_behind { SHORT_WAIT_MS } else { self.timeout.as_millis() as u64 };
         let then = (self.wanted > 0).then(|| wait(self.wanted, timeout_ms));
@@ -559,6 +543,19 @@ impl Appending {
     }
 }
 
+/// Without a barrier the stream above is still handing over: then the part stays closed.
+pub(super) fn append(
+    keys: &PartitionKeys,
+    token: &str,
+    barrier: Option<EntryId>,
+    batch: &Batch,
+) -> ScriptCall<'static> {
+    let call = APPEND.keys(&[keys.stream(), &keys.routed(), &keys.gate(), &keys.places()]).arg(token);
+    let call = call.arg(barrier.map_or_else(String::new, |barrier| barrier.to_string()));
+    let call = call.text(batch.after).text(batch.up_to);
+    batch.entries.iter().fold(call, |call, entry| call.arg(&entry.head[..]).arg(&entry.text[..]))
+}
+
 pub(in crate::store) fn wait(replicas: u8, timeout_ms: u64) -> redis::Cmd {
     redis::cmd("WAIT").arg(replicas).arg(timeout_ms.max(1)).to_owned()
 }
@@ -568,7 +565,7 @@ fn words(verb: &str, keys: &PartitionKeys, answer: Value) -> Result<Vec<String>,
     redis::from_redis_value(answer).map_err(|error| StoreError::unexpected(Subject(verb, keys.stream()), error))
 }
 
-fn appended(answer: Value) -> Result<Appended, String> {
+pub(super) fn appended(answer: Value) -> Result<Appended, String> {
     let words: Vec<String> = redis::from_redis_value(answer).map_err(|error| error.to_string())?;
     let id = |text: &str| text.parse::<EntryId>().map_err(|error| error.to_string());
     match words.as_slice() {
@@ -579,6 +576,7 @@ fn appended(answer: Value) -> Result<Appended, String> {
         }
         [word, at] if word == "AT" => Ok(Appended::At(id(at)?)),
         [word, token] if word == "GATED" => Ok(Appended::Gated { token: token.clone() }),
+        [word] if word == "OPEN" => Ok(Appended::Open),
         other => Err(format!("{other:?} is no answer to a batch")),
     }
 }
@@ -618,7 +616,8 @@ fn page(value: Value) -> Result<Result<Page, String>, String> {
 }
 
 scripts! {
-    ROUTE_READ = "route_read",
+    ROUTE_READ = "route_read" with "passing",
+    EXPORT = "export" with "passing",
     APPEND = "append",
     ROUTE_TRIM = "route_trim" with "trimming",
     SET_MODE = "set_mode",

@@ -1,7 +1,7 @@
 //! A stream that is split into parts, each with a process of its own, and routers that die.
 
 use super::{
-    Duration, Event, Herald, STREAM, Setup, Town, busy_merchants, fail_over, slot, until,
+    Duration, Event, Herald, MASTERS, STREAM, Setup, Town, busy_merchants, fail_over, slot, until,
     world::{World, lives},
 };
 
@@ -129,4 +129,52 @@ async fn on_a_cluster_routers_and_masters_may_die() {
     })
     .await
     .expect("they end");
+}
+
+/// Parts are on other nodes than the stream: what is handed over waits for their replicas.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_cluster_a_stream_that_was_worked_is_split_while_owners_die() {
+    let town = Town::new().await;
+    let events = busy_merchants(&town).await;
+    let setup = town.setup().await;
+    let mut owner = setup.start();
+    owner.until_owner().await;
+    for n in 0..2 {
+        town.done(&["endpoint", "pause", &format!("ep_{n}"), "--reason", "deploys"]);
+    }
+    let (before, after) = events.split_at(1_000);
+    town.publish(before, 1).await;
+    let paused = |event: &&Event| event.account == "acc_0" || event.account == "acc_1";
+    let parked = before.iter().filter(paused).count();
+    town.merchants.until_delivered(before.len() - parked).await;
+    let words = ["repartition", "--into", &PARTS.to_string(), "--yes", "--no-wait", "--reason", "more workers"];
+    town.done(&words);
+    town.publish(after, 1).await;
+    let mode = async || town.ask_home::<Option<String>>(&["GET", "herald:{payment-intents}:mode"]).await;
+    until("the split to begin", async || mode().await.is_some()).await;
+    owner.kill9();
+    owner = setup.start();
+    until("the stream to be split", async || mode().await.is_some_and(|mode| mode.starts_with("routed 4 "))).await;
+    owner.until_metric("herald_partition_owned", |owned| owned > f64::from(PARTS)).await;
+    for n in 0..2 {
+        town.done(&["endpoint", "resume", &format!("ep_{n}"), "--reason", "deployed"]);
+    }
+    town.merchants.until_delivered(events.len()).await;
+    town.merchants.assert_sound();
+    let parts = (0..PARTS).map(|part| format!("{STREAM}:{part}"));
+    let slots = parts.map(|part| herald::facts::partition::Slot::of_key(part.as_bytes()).number());
+    let mut nodes = std::collections::BTreeSet::new();
+    for slot in slots {
+        nodes.insert(town.cluster.master_of(slot).await.unwrap());
+    }
+    assert!(nodes.len() > 1, "the parts are on {nodes:?}");
+    until("nothing to be left", async || {
+        let mut left = Vec::new();
+        for node in 0..MASTERS {
+            left.extend(town.ask::<Vec<String>>(node, &["KEYS", "herald:[{]payment-intents*[}]:delivery:*"]).await);
+        }
+        left.is_empty()
+    })
+    .await;
+    assert!(owner.stop().await.success());
 }

@@ -15,6 +15,7 @@ mod logs;
 mod lost_history;
 mod quota;
 mod redis_trouble;
+mod repartition;
 mod replay;
 mod sealed;
 mod sharing;

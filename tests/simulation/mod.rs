@@ -4,6 +4,7 @@ mod ledger;
 pub mod mutation;
 pub mod plan;
 pub mod routing;
+pub mod splitting;
 pub mod tally;
 mod world;
 

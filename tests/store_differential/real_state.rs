@@ -335,6 +335,7 @@ impl Reader<'_> {
                 "requeue" => Asked::Requeue(parse(text("entry"))),
                 "discard-quarantined" => Asked::DiscardQuarantined(parse(text("entry"))),
                 "accept-registry" => Asked::AcceptRegistry(text("registry").to_owned()),
+                "repartition" => Asked::Repartition(text("parts").parse().unwrap()),
                 other => panic!("{other} is no request"),
             }
         };

@@ -265,7 +265,14 @@ impl Walk {
             10..24 => Item::Keep { id, chain, place: self.some_place(), record: self.some_record() },
             24..29 => Item::Move { id, chain, place: self.some_place() },
             29..32 => Item::Bury { id, chain, facts: Box::new(self.some_facts()), letter: self.some_record() },
-            32..34 => Item::Revive { id, chain, record: self.some_record() },
+            32 => Item::Revive { id, chain, record: self.some_record() },
+            33 if self.chance.one_in(2) => {
+                Item::Take { id, chain, place: self.some_place(), record: self.some_record() }
+            }
+            33 => {
+                let (at_ms, facts) = (self.chance.below(1 << 41), Box::new(self.some_facts()));
+                Item::TakeLetter { id, at_ms, facts, letter: self.some_record() }
+            }
             34 if self.chance.one_in(2) => Item::Discard { id },
             34 => Item::Index { id, facts: Box::new(self.some_facts()) },
             35 => Item::Quarantine {
@@ -697,7 +704,8 @@ impl Walk {
         let claimed = self.model.operations.claims.keys().next().cloned().filter(|_| self.chance.one_in(2));
         let id = claimed.unwrap_or_else(|| self.some_delivery().0);
         let entry = self.some_entry();
-        let (asked, words) = match self.chance.below(6) {
+        let (asked, words) = match self.chance.below(7) {
+            6 => (Asked::Repartition(8), ["repartition", "parts", "8"].map(str::to_owned).to_vec()),
             0 => (Asked::Redeliver(id.clone()), vec!["redeliver".to_owned(), "id".to_owned(), id.to_string()]),
             1 => (Asked::Discard(id.clone()), vec!["discard".to_owned(), "id".to_owned(), id.to_string()]),
             2 => {

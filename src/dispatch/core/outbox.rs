@@ -32,6 +32,8 @@ impl Op {
                 Item::Keep { record: text, .. }
                 | Item::Bury { letter: text, .. }
                 | Item::Revive { record: text, .. }
+                | Item::Take { record: text, .. }
+                | Item::TakeLetter { letter: text, .. }
                 | Item::Quarantine { body: text, .. } => text.len(),
                 Item::Finish { .. }
                 | Item::Move { .. }

@@ -213,8 +213,10 @@ fn delivery_of(item: &Item) -> Option<&DeliveryId> {
         | Item::Keep { id, .. }
         | Item::Move { id, .. }
         | Item::Bury { id, .. }
-        | Item::Revive { id, .. } => Some(id),
+        | Item::Revive { id, .. }
+        | Item::Take { id, .. } => Some(id),
         Item::Discard { .. }
+        | Item::TakeLetter { .. }
         | Item::Index { .. }
         | Item::Quarantine { .. }
         | Item::Requeue { .. }

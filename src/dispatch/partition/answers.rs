@@ -135,6 +135,8 @@ impl<D: Directory> Partition<D> {
         self.core.forget_carried();
         // Its due times are now another owner's, which saw the clock step for itself.
         self.pulls.clear();
+        // So is what was asked of this one.
+        self.wish = None;
         self.errands.push(Errand::AbortFlights);
         self.phase = Phase::Waiting { at };
     }
@@ -177,7 +179,7 @@ impl<D: Directory> Partition<D> {
         self.happenings.extend(self.lease.term().cloned().map(|term| Happening::TermBegan { term }));
         match mode {
             Ok(mode) => {
-                let is_routed = mode != Mode::Worked || self.settings.parts > 1;
+                let is_routed = mode != Mode::Worked || self.settings.parts > 1 || self.wish.is_some();
                 self.phase = if is_routed { Phase::Routing } else { Phase::Recovering };
                 self.mode = Some(mode);
             }

@@ -6,7 +6,7 @@ use super::{
     INBOX_SELDOM_MS, INDEX_AFTER_MS, INDEX_EVERY_MS, INDEX_MAX, Indexing, MAX_BATCH, NO_AGE_MS, NOTE_EVERY_MS,
     NOTE_HOLDS_MS, Outstanding, PULL_EVERY_MS, Page, Partition, Phase, Pull, READ_BESIDE_BACKLOG, READ_MAX,
     READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, SETTLE_DELAY_MS, Source, Stage, Staged,
-    StagedEntry, TRIM_EVERY_MS, Term, VecDeque,
+    StagedEntry, TRIM_EVERY_MS, Term, VecDeque, Wish,
 };
 
 /// How many calls that somebody waits for go before the other kinds of calls have their turn.
@@ -70,6 +70,9 @@ impl<D: Directory> Partition<D> {
     pub(super) fn choose_running(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
         if self.leaves() {
             return self.choose_stopping(now, term);
+        }
+        if let Some(wish) = self.wish {
+            return self.choose_splitting(now, term, wish);
         }
         let relieved = self.core.take_relieved();
         self.term.deferral.relieve(relieved);
@@ -170,6 +173,21 @@ impl<D: Directory> Partition<D> {
         let is_roomy = !self.is_under_pressure;
         let chosen = is_roomy.then(|| self.record_what_is_begun(now, &term)).flatten();
         Some(chosen.unwrap_or((Call::Release { term }, Outstanding::Release)))
+    }
+
+    /// As if it stopped; then another term has the stream split.
+    fn choose_splitting(&mut self, now: u64, term: Term, wish: Wish) -> Option<(Call, Outstanding)> {
+        if now >= wish.until && self.core.tally().in_flight > 0 {
+            self.wait_no_longer(now);
+        }
+        match self.choose_stopping(now, term) {
+            Some((Call::Release { .. }, _)) => {
+                self.end_term(now, format!("the stream is to be split into {} parts", wish.parts));
+                (self.records_until, self.begun_before) = (None, None);
+                None
+            }
+            chosen => chosen,
+        }
     }
 
     /// Where something of an entry was delivered, all the rest of it gets records, a slice at a time: otherwise the next

@@ -126,6 +126,7 @@ impl<'a> Run<'a> {
             quarantine_bytes: 1 << 20,
             strict_events: false,
             acquire_every_ms: 200,
+            most_parts: 1024,
             parts: 1,
         };
         Self {

@@ -1,11 +1,14 @@
 //! What operators and others ask of the owner through the inbox.
 
 use crate::{
-    facts::operation::is_why_of,
+    facts::{operation::is_why_of, partition::MAX_PARTS},
     store::protocol::{NO_SUCH_LETTER, TAKEN_BEFORE},
 };
 
-use super::{DeadLetter, Delivery, Directory, Happening, Item, Mark, Partition, Request, RequestKind, Standing};
+use super::{
+    DeadLetter, Delivery, Directory, Happening, Item, Mark, Partition, Request, RequestKind, SPLIT_GRACE_MS, Standing,
+    Wish,
+};
 
 const NO_SUCH_ENTRY: &str = "there is no such quarantined entry";
 
@@ -24,6 +27,23 @@ impl<D: Directory> Partition<D> {
             }
             self.core.push_item(now, Item::Reply { request: request.id, answer });
         }
+    }
+
+    /// Nothing more is read. What stands in the way in Redis is found when everything here is settled.
+    fn split_into(&mut self, now: u64, parts: u32) -> Result<(), String> {
+        let most = self.settings.most_parts;
+        let why = match parts {
+            _ if most == 0 => "its name has a hash tag, so all its parts would share one slot of Redis".to_owned(),
+            0 | 1 => "a stream is split into at least 2 parts".to_owned(),
+            _ if parts > most => format!("it can have at most {most} parts: {MAX_PARTS} over all levels"),
+            _ if self.wish.is_some() => "it is about to be split".to_owned(),
+            _ if self.is_under_pressure => "Redis has little memory left".to_owned(),
+            _ => {
+                self.wish = Some(Wish { parts, until: now + SPLIT_GRACE_MS });
+                return Ok(());
+            }
+        };
+        Err(why)
     }
 
     pub(super) fn grant(&mut self, now: u64, request: &Request) -> Result<(), String> {
@@ -108,6 +128,7 @@ impl<D: Directory> Partition<D> {
                 self.registry_changed(now, None);
                 self.core.push_item(now, Item::Bind { registry: registry.clone() });
             }
+            RequestKind::Repartition { parts } => self.split_into(now, *parts)?,
             RequestKind::Unknown { why } => return Err(why.clone()),
         }
         Ok(())

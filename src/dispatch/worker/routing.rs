@@ -21,9 +21,11 @@ use crate::{
     clock,
     dispatch::{
         link::Waiter,
+        partition::Routes,
         router::{Happening, MAX_APART, Router, Settings as Shape, Step},
     },
     facts::{id::EntryId, partition::Mode},
+    registry::Registry,
     store::{
         connection::Redis,
         error::StoreError,
@@ -62,6 +64,7 @@ pub(super) struct Parts {
     /// Into how many parts a stream is split that nothing was done with yet, and where it starts then.
     pub parts: u32,
     pub start: Start,
+    pub registry: Registry,
     pub trim_ignores: Vec<String>,
     pub metrics: PartitionMetrics,
     pub readiness: Readiness,
@@ -69,7 +72,7 @@ pub(super) struct Parts {
 
 /// The way to the task that routes.
 pub(super) struct Routing {
-    terms: watch::Sender<Option<(Term, Mode)>>,
+    terms: watch::Sender<Option<Routes>>,
     works: mpsc::Receiver<Term>,
     task: JoinHandle<()>,
 }
@@ -83,12 +86,10 @@ impl Routing {
     }
 
     /// Under which term the stream is routed, and its mode; none while it is not, or is not ours.
-    pub fn own(&self, routes: Option<(&Term, &Mode)>) {
+    pub fn own(&self, routes: Option<Routes>) {
         self.terms.send_if_modified(|known| {
-            let is_new = known.as_ref().map(|(term, mode)| (term, mode)) != routes;
-            if is_new {
-                *known = routes.map(|(term, mode)| (term.clone(), mode.clone()));
-            }
+            let is_new = *known != routes;
+            *known = routes;
             is_new
         });
     }
@@ -140,12 +141,12 @@ impl From<Trouble> for Over {
 }
 
 impl Task {
-    async fn run(self, mut told: watch::Receiver<Option<(Term, Mode)>>) {
+    async fn run(self, mut told: watch::Receiver<Option<Routes>>) {
         loop {
             let own = told.borrow_and_update().clone();
             let work = async {
-                if let Some((term, mode)) = &own {
-                    self.serve(term, mode).await;
+                if let Some(routes) = &own {
+                    self.serve(routes).await;
                 }
                 std::future::pending::<()>().await;
             };
@@ -158,16 +159,16 @@ impl Task {
     }
 
     /// Until the term is over.
-    async fn serve(&self, term: &Term, mode: &Mode) {
+    async fn serve(&self, Routes { term, mode, wanted }: &Routes) {
         let (mut mode, mut told_at) = (mode.clone(), None);
         loop {
-            let done = self.serve_once(term, &mut mode).await;
+            let done = self.serve_once(term, &mut mode, *wanted).await;
             match done {
                 Ok(()) => return,
                 Err(Over::Lost) => return warn!(term = term.id(), "the stream is not ours to route any more"),
                 Err(Over::Failed(error)) => {
                     if is_time(&mut told_at) {
-                        warn!(%error, "routing waits");
+                        warn!(%error, "{} waits", if mode.name() == "routed" { "routing" } else { "the split" });
                     }
                     sleep(PAUSE).await;
                 }
@@ -175,10 +176,10 @@ impl Task {
         }
     }
 
-    async fn serve_once(&self, term: &Term, mode: &mut Mode) -> Result<(), Over> {
-        let Parts { redis, keys, settings, parts, start, .. } = &self.parts;
+    async fn serve_once(&self, term: &Term, mode: &mut Mode, wanted: Option<u32>) -> Result<(), Over> {
+        let Parts { redis, keys, settings, parts, start, registry, .. } = &self.parts;
         let mut store = RouteStore::new(redis.clone(), keys.clone(), settings.replicas);
-        let split = splitting::Split { parts: *parts, start: *start, above: settings.above };
+        let split = splitting::Split { redis, settings, parts: *parts, wanted, start: *start, registry };
         let route = match split.go_on(&mut store, term, mode).await? {
             splitting::Next::Route(route) => route,
             splitting::Next::Work => {
@@ -189,7 +190,11 @@ impl Task {
             splitting::Next::Lost => return Err(Over::Lost),
         };
         if *parts > 1 && *parts != route.parts {
-            warn!("stream.partitions is {parts}, and Redis holds the stream in {} parts: it stays so", route.parts);
+            warn!(
+                "stream.partitions is {parts}, and Redis holds the stream in {} parts: it stays so; `herald repartition` can \
+                 split a part of it again",
+                route.parts
+            );
         }
         info!(term = term.id(), "routes the stream into {} parts", route.parts);
         self.route(store, term, route).await

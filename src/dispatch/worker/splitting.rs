@@ -1,20 +1,31 @@
 //! Makes parts of a stream. Each step is noted in Redis before the next one, and each can be made again: after a kill anywhere the next
 //! owner goes on from the mode that it finds.
 
+use std::time::Duration;
+
 use tracing::{info, warn};
 
+use super::routing::Settings;
 use crate::{
+    clock,
+    dispatch::handing::{Shape, share_out},
     facts::{
-        id::EntryId,
+        id::{EndpointId, EntryId},
         partition::{Mode, UnknownMode},
     },
+    registry::Registry,
     store::{
+        connection::Redis,
         error::StoreError,
         keys::KeyError,
+        moving::{HandedOver, MAX_HANDED},
         protocol::{Start, Term},
-        routing::{Gating, ModeSet, Route, RouteStore},
+        routing::{Gating, ModeSet, PartsStore, Route, RouteStore},
     },
 };
+
+/// How often it is told how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a stream cannot be split, or routed, now.
 #[derive(Debug, thiserror::Error)]
@@ -27,18 +38,24 @@ pub(super) enum Trouble {
     Name(#[from] KeyError),
     #[error("the part {part} is closed by another split, {token}")]
     Closed { part: u32, token: String },
-    #[error("the stream is being split, and this Herald cannot hand over what is unfinished")]
-    Unfinished,
-    #[error("the replicas of the stream do not know yet that it is routed")]
-    Unconfirmed,
+    #[error("the part {part} takes nothing of what is unfinished: somebody works on it as on a stream of its own")]
+    Refused { part: u32 },
+    #[error("the replicas of a part do not have yet what was handed over to it")]
+    Behind,
+    #[error("the replicas of the stream do not know yet that it is {name}")]
+    Unconfirmed { name: &'static str },
 }
 
-/// How a stream is split that nothing was done with yet.
-pub(super) struct Split {
+/// How a stream is split.
+pub(super) struct Split<'a> {
+    pub redis: &'a Redis,
+    pub settings: &'a Settings,
+    /// Into so many if nothing was done with it yet.
     pub parts: u32,
+    /// Into so many, whatever is unfinished.
+    pub wanted: Option<u32>,
     pub start: Start,
-    /// Into how many parts all levels above split, together.
-    pub above: u32,
+    pub registry: &'a Registry,
 }
 
 /// What is to be done with the stream now.
@@ -49,7 +66,7 @@ pub(super) enum Next {
     Lost,
 }
 
-impl Split {
+impl Split<'_> {
     /// Goes on from this mode, which it changes with Redis', until the stream can be routed.
     pub async fn go_on(&self, store: &mut RouteStore, term: &Term, mode: &mut Mode) -> Result<Next, Trouble> {
         loop {
@@ -60,9 +77,18 @@ impl Split {
                 },
                 Mode::Splitting { parts, token } => {
                     let (parts, token) = (*parts, token.clone());
+                    // Before anything is closed or handed over: if a failover took the mode back, the stream would be worked, and
+                    // its parts would have some of it.
+                    if !self.is_known_to_replicas(store, term, mode).await? {
+                        return Ok(Next::Lost);
+                    }
                     self.close(store, parts, &token).await?;
-                    self.hand_over(store).await?;
-                    Mode::Routed { parts, token, barrier: self.barrier(store).await? }
+                    let Some(last) = self.hand_over(store, term, parts, &token).await? else { return Ok(Next::Lost) };
+                    let barrier = match last {
+                        Some(last) => last,
+                        None => self.beginning(store).await?,
+                    };
+                    Mode::Routed { parts, token, barrier }
                 }
                 Mode::Routed { .. } => return self.confirm(store, term, mode).await,
             };
@@ -80,23 +106,22 @@ impl Split {
 
     /// The mode is noted before the first part is closed: so whoever goes on knows by which token they are.
     async fn begin(&self, store: &mut RouteStore) -> Result<Option<Mode>, Trouble> {
-        let Self { parts, .. } = *self;
-        if !store.is_fresh().await? {
+        let parts = self.wanted.unwrap_or(self.parts);
+        if self.wanted.is_none() && !store.is_fresh().await? {
             warn!(
-                "stream.partitions is {parts}, and Redis holds the stream in one piece with what is unfinished: it stays so"
+                "stream.partitions is {parts}, and Redis holds the stream in one piece: it stays so until \
+                 `herald repartition` splits it"
             );
             return Ok(None);
         }
-        if self.above == 1 && store.is_part().await? {
+        if self.wanted.is_none() && self.settings.above == 1 && store.is_part().await? {
             warn!(
                 "stream.partitions is {parts}, but the stream is a part of another one: only who works on that splits it again"
             );
             return Ok(None);
         }
-        if let Some(used) = store.first_used(parts).await? {
-            warn!(
-                "stream.partitions is {parts}, but somebody works on {used} as on a stream of its own: it is not split"
-            );
+        if let Some(why) = store.why_not_split(parts).await? {
+            warn!("the stream was to be split into {parts} parts, and stays in one piece: {why}");
             return Ok(None);
         }
         let token = format!("{:032x}", rand::random::<u128>());
@@ -117,16 +142,48 @@ impl Split {
         Ok(())
     }
 
-    /// Nothing of the stream may be unfinished. What would be is for its owner to hand over, before the stream is routed.
-    async fn hand_over(&self, store: &mut RouteStore) -> Result<(), Trouble> {
-        match store.is_fresh().await? {
-            true => Ok(()),
-            false => Err(Trouble::Unfinished),
+    /// Gives the parts what is unfinished, a page after the other. Nothing leaves the stream before its part and that one's replicas
+    /// have it. Returns the last entry that was read, if any was; nothing if the lease is lost.
+    async fn hand_over(
+        &self,
+        store: &mut RouteStore,
+        term: &Term,
+        parts: u32,
+        token: &str,
+    ) -> Result<Option<Option<EntryId>>, Trouble> {
+        let Settings { above, replicas, .. } = *self.settings;
+        let mut to = PartsStore::new(self.redis.clone(), store.keys(), parts, replicas)?;
+        let shape = Shape { above, parts };
+        let account_of = |endpoint: &EndpointId| self.registry.get(endpoint).map(|known| known.account.clone());
+        let (began, mut moved, mut told_at) = (clock::now(), 0, clock::now());
+        loop {
+            let Some(exported) = store.export(term, MAX_HANDED).await? else { return Ok(None) };
+            let (last, count) = (exported.barrier, exported.len());
+            if count == 0 {
+                if moved > 0 {
+                    info!(term = term.id(), "{moved} were handed over in {:?}", clock::now() - began);
+                }
+                return Ok(Some(last));
+            }
+            let (handed, leaves) = share_out(exported, shape, account_of);
+            match to.hand_over(token, &handed).await? {
+                HandedOver::Done => {}
+                HandedOver::Unconfirmed => return Err(Trouble::Behind),
+                HandedOver::Refused { part } => return Err(Trouble::Refused { part }),
+            }
+            if !store.take_out(term, &leaves).await? {
+                return Ok(None);
+            }
+            moved += count;
+            if clock::now() >= told_at + TOLD_EVERY {
+                told_at = clock::now();
+                info!(term = term.id(), "{moved} were handed over so far");
+            }
         }
     }
 
-    /// What is behind this entry is passed on.
-    async fn barrier(&self, store: &mut RouteStore) -> Result<EntryId, Trouble> {
+    /// What is behind this entry is passed on, where nothing was ever read.
+    async fn beginning(&self, store: &mut RouteStore) -> Result<EntryId, Trouble> {
         match self.start {
             Start::Oldest => Ok(EntryId::ZERO),
             Start::Newest => Ok(store.last().await?),
@@ -139,14 +196,19 @@ impl Split {
     async fn confirm(&self, store: &mut RouteStore, term: &Term, mode: &Mode) -> Result<Next, Trouble> {
         let Some(route) = Route::of(mode) else { return Ok(Next::Work) };
         if !store.has_begun().await? {
-            match store.set_mode(term, mode, mode).await? {
-                ModeSet::Done => {}
-                ModeSet::Is(_) | ModeSet::Lost => return Ok(Next::Lost),
-            }
-            if !store.are_replicas_here().await? {
-                return Err(Trouble::Unconfirmed);
+            if !self.is_known_to_replicas(store, term, mode).await? {
+                return Ok(Next::Lost);
             }
         }
         Ok(Next::Route(route))
+    }
+
+    /// Writes the mode that is there again, and waits for replicas; false if the lease is lost.
+    async fn is_known_to_replicas(&self, store: &mut RouteStore, term: &Term, mode: &Mode) -> Result<bool, Trouble> {
+        match store.set_mode(term, mode, mode).await? {
+            ModeSet::Done if store.are_replicas_here().await? => Ok(true),
+            ModeSet::Done => Err(Trouble::Unconfirmed { name: mode.name() }),
+            ModeSet::Is(_) | ModeSet::Lost => Ok(false),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What the calls of a router mean: entries of a stream that is split, and what its parts take of them.
 
-use super::{EntryId, GROUP, Lost, MAX_READ_BYTES, Mode, Model, Term};
+use super::{DeliveryId, EntryId, GROUP, Item, Lost, MAX_READ_BYTES, Mode, Model, Place, Term};
+use crate::store::moving::{Died, Exported, Pending, Took, Unended};
 use crate::store::routing::{
     Appended, Batch, Fields, Gating, MAX_ENTRY_BYTES, MAX_ENTRY_FIELDS, MAX_ROUTED, MAX_VALUE_BYTES, ModeSet, OfStream,
     Page, Passed, Route, Trimming,
@@ -30,12 +31,24 @@ impl Model {
     /// Takes a batch of the stream above, if everything before it was taken. An id stays as it is where it is larger than the last;
     /// otherwise the entry gets the one behind that: ids only grow.
     pub fn append(&mut self, route: &Route, batch: &Batch) -> Appended {
-        if let Some(token) = self.gate.take_if(|token| *token != route.token) {
-            self.gate = Some(token.clone());
+        self.take_batch(&route.token, Some(route.barrier), batch)
+    }
+
+    /// Takes pending entries of the stream above, which is still handing over: the part stays closed.
+    pub fn take_pending(&mut self, token: &str, batch: &Batch) -> Appended {
+        self.take_batch(token, None, batch)
+    }
+
+    fn take_batch(&mut self, token: &str, barrier: Option<EntryId>, batch: &Batch) -> Appended {
+        if let Some(token) = self.gate.clone().filter(|gate| gate != token) {
             return Appended::Gated { token };
         }
-        let at = self.routed.unwrap_or_default().max(route.barrier);
-        self.gate = None;
+        let at = self.routed.unwrap_or_default().max(barrier.unwrap_or_default());
+        match barrier {
+            Some(_) => self.gate = None,
+            None if self.gate.is_none() => return Appended::Open,
+            None => {}
+        }
         if at != batch.after {
             return Appended::At(at);
         }
@@ -84,11 +97,78 @@ impl Model {
         Ok((before - self.stream.entries.len()) as u64)
     }
 
+    /// What is unfinished here, or the first of it: pending entries, then records chain by chain, then dead letters. In which order
+    /// chains come is open.
+    pub fn export(&mut self, term: &Term, most: usize) -> Result<Exported, Lost> {
+        self.fence(term)?;
+        let mut exported = Exported { now_ms: self.now_ms, barrier: self.cursor, ..Exported::default() };
+        let (mut left, mut bytes) = (most, 0);
+        let mut takes = |text: usize| {
+            let takes = left > 0 && bytes < MAX_READ_BYTES;
+            (left, bytes) = (left.saturating_sub(1), bytes + text);
+            takes
+        };
+        if let Some(group) = self.stream.groups.get(GROUP) {
+            exported.barrier = Some(group.last_delivered);
+            for id in group.pending.keys() {
+                let fields = self.stream.entries.get(id);
+                let entry = fields.map(|fields| Passed::new(*id, &carried(fields), self.places.get(id)));
+                if !takes(entry.as_ref().map_or(0, Passed::bytes)) {
+                    return Ok(exported);
+                }
+                exported.entries.push(Pending { id: *id, entry });
+            }
+        }
+        for (endpoint, chains) in &self.endpoints {
+            for (field, head) in &chains.heads {
+                let held = chains.held.iter().filter(|(intent, _)| intent.as_str() == field).map(|(_, entry)| entry);
+                for entry in std::iter::once(head).chain(held) {
+                    let id = DeliveryId { entry: *entry, endpoint: endpoint.clone() };
+                    let Some(record) = self.records.get(&id).cloned() else { continue };
+                    let place = match self.due.get(&id) {
+                        _ if entry != head => Place::Held,
+                        Some(due_ms) => Place::DueIn(due_ms.saturating_sub(self.now_ms)),
+                        None if chains.backlog.contains(entry) => Place::Backlog,
+                        None => Place::DueIn(0),
+                    };
+                    if !takes(record.len()) {
+                        return Ok(exported);
+                    }
+                    exported.records.push(Unended { id, head_field: field.clone(), place, record });
+                }
+            }
+        }
+        let mut dead: Vec<_> = self.dead.iter().collect();
+        dead.sort_by_key(|(id, (at_ms, _))| (*at_ms, id.to_string()));
+        for (id, (at_ms, letter)) in dead {
+            if !takes(letter.len()) {
+                return Ok(exported);
+            }
+            let facts = self.dead_facts.get(id).map(|(_, facts)| facts.clone());
+            exported.letters.push(Died { id: id.clone(), at_ms: *at_ms, facts, letter: Some(letter.clone()) });
+        }
+        Ok(exported)
+    }
+
+    /// Takes unfinished deliveries and dead letters of the stream above, as long as this split is to fill the part.
+    pub fn adopt(&mut self, token: &str, items: &[Item]) -> Took {
+        match &self.gate {
+            Some(gate) if gate == token => {
+                self.apply_all(items);
+                Took::All
+            }
+            _ => Took::Nothing,
+        }
+    }
+
     pub fn set_mode(&mut self, term: &Term, from: &Mode, to: &Mode) -> ModeSet {
         match self.fence(term) {
             Err(Lost) => ModeSet::Lost,
             Ok(()) if self.mode != *from && self.mode != *to => ModeSet::Is(self.mode.to_text().unwrap_or_default()),
             Ok(()) => {
+                if self.mode != *to && matches!(to, Mode::Routed { .. }) {
+                    self.cursor = None;
+                }
                 self.mode = to.clone();
                 ModeSet::Done
             }

@@ -1,15 +1,23 @@
 #!lua
 -- Gives entries of a routed stream to one of its parts, each once: only if that has taken or passed everything up to `after`.
 -- KEYS    1 the part's stream  2 routed  3 gate  4 places
--- ARGV    1 token of the split  2 its barrier  3 after  4 up to which entry of the stream above this is all
+-- ARGV    1 token of the split  2 its barrier, or '' while it hands over: then the gate stays  3 after  4 up to which entry of the stream above this is all
 --         5… of each entry: head and text as `route_read.lua` gives them
 -- Answer  {'OK', entries, the id of the last of them or ''} | {'AT', what it has taken or passed up to} | {'GATED', token of another split}
+--         | {'OPEN'}: what was to be handed over to it is there, and it has begun
 
 local stream, places, token, barrier, after_id, upto = KEYS[1], KEYS[4], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 require_types(stream, 'stream', KEYS[2], 'string', KEYS[3], 'string', places, 'zset')
 local gate, at = call('GET', KEYS[3]), call('GET', KEYS[2])
 if gate and gate ~= token then
   return {'GATED', gate}
+end
+local hands_over = barrier == ''
+if hands_over then
+  if not gate then
+    return {'OPEN'}
+  end
+  barrier = '0-0'
 end
 if not at or not is_entry(at) or pad(at) < pad(barrier) then
   at = barrier
@@ -23,7 +31,7 @@ local function last_id()
 end
 
 -- Its split is over: whatever the stream above had of this part is here, or comes from here on.
-if gate then
+if gate and not hands_over then
   call('DEL', KEYS[3])
 end
 if at ~= after_id then

@@ -8,6 +8,7 @@
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
 --         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN FACTS LETTER |
 --         revive ID CHAIN RECORD | discard ID | index ID FACTS |
+--         take ID CHAIN PLACE RECORD | take-letter ID AT FACTS LETTER | both leave as it is what is there already
 --         quarantine ENTRY BODY CUT ERROR TRACEPARENT NUMBER KEEP | requeue ENTRY | discard-quarantined ENTRY |
 --         bind REGISTRY | reply REQUEST ANSWER |
 --         finish-all COUNT ENDPOINTS, as many times ENDPOINT COUNT, all IDs, all INTENTs, all entries padded: each counts as one
@@ -237,6 +238,14 @@ local KINDS = {
     local entry, endpoint = entry_and_endpoint(id)
     local item = {kind = 'index', id = id, facts = false}
     local why = not entry and endpoint or check_dead(item, endpoint) or check_facts(item, endpoint, facts)
+    return not why and item or nil, why
+  end},
+  take = {4, function(index, id, chain, place, record) return of_chain('take', index, id, chain, place, record) end},
+  ['take-letter'] = {4, function(_, id, at, facts, letter)
+    local entry, endpoint = entry_and_endpoint(id)
+    local item = {kind = 'take-letter', id = id, at = at, facts = false, letter = letter}
+    local why = not entry and endpoint or check_dead(item, endpoint) or check_facts(item, endpoint, facts)
+      or not find(at, '^%d+$') and sub(at, 1, 64) .. ' is no time'
     return not why and item or nil, why
   end},
   quarantine = {7, function(_, entry, body, cut, error, traceparent, number, keep)
@@ -633,6 +642,20 @@ local APPLY = {
       if not known or of ~= at then
         index(item.id, at, item.facts)
       end
+    end
+  end,
+  -- From the stream that this one is a part of. It may have come before.
+  take = function(item)
+    if not is_there[item.record_key] then
+      write_record(item)
+    end
+  end,
+  ['take-letter'] = function(item)
+    if call('EXISTS', item.letter_key) == 0 then
+      call('SET', item.letter_key, item.letter)
+      call('ZADD', dead, item.at, item.id)
+      call('ZADD', item.dead_of, item.at, item.id)
+      index(item.id, item.at, item.facts)
     end
   end,
   -- The quarantine's ids are its own, because entries need not come in their order; the index finds them.

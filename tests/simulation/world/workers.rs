@@ -30,6 +30,7 @@ impl World {
             quarantine_bytes: 16 << 20,
             strict_events: false,
             acquire_every_ms: 200,
+            most_parts: 1024,
             parts: 1,
         };
         let ignores = self.mutation == Some(Mutation::OtherRegistryIgnored);
