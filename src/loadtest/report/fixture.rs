@@ -172,6 +172,7 @@ pub fn run(shape: &Shape) -> RunResult {
         profiles,
         requests: requests(sums.1),
         goodput: Vec::new(),
+        near_faults: Vec::new(),
         series,
         faults: shape.faults.iter().map(|&(fault, at, until)| FaultMark { fault, at, until }).collect(),
         missed: vec![],

@@ -175,6 +175,7 @@ impl Names {
         known.push("retry_lateness.p50 (and the other percentiles)".to_owned());
         known.push("send_lateness.p50 (and so on)".to_owned());
         known.push(format!("{}.{used}", PROCESSES.join("|")));
+        known.push("kill-worker.p50 (near this or another fault, and so on)".to_owned());
         if !self.profiles.is_empty() {
             known.push(format!("{}.p50 (any percentile or count)", self.profiles.join("|")));
         }
