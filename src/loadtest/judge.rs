@@ -304,7 +304,9 @@ impl<'a> Case<'a> {
 
     fn near(&self, fault: Fault) -> Option<NearFault> {
         let marks = || self.evidence.faults.iter().filter(move |mark| mark.fault == fault);
-        let spans: Vec<_> = marks().map(|mark| mark_us(mark.at)..mark_us(mark.until) + self.around_us()).collect();
+        // Whoever takes over does so within a lease.
+        let recovery_us = micros(self.population.terms().lease);
+        let spans: Vec<_> = marks().map(|mark| mark_us(mark.at)..mark_us(mark.until) + recovery_us).collect();
         let mut felt = histogram();
         for (_, item) in self.items().filter(|(_, item)| item.book.arrivals > 0) {
             let is_near = spans.iter().any(|span| span.contains(&item.sent.sent_us));

@@ -146,9 +146,10 @@ impl<'a> Waiting<'a> {
         }
         let all = partitions.gauges().await?;
         self.dead = all.iter().map(|(_, gauges)| gauges.dead).sum();
-        let holds = |(parts, gauges): &(u32, Gauges)| {
-            let is_worked = *parts == 0;
-            (is_worked && !gauges.group) || gauges.behind + gauges.pending + gauges.unfinished > 0
+        let holds = |(parts, gauges): &(u32, Gauges)| match parts {
+            0 => !gauges.group || gauges.behind + gauges.pending + gauges.unfinished > 0,
+            // No group reads one that is split.
+            _ => gauges.unfinished > 0,
         };
         Ok(all.iter().any(holds) || !partitions.are_routed(&all).await?)
     }
