@@ -53,11 +53,7 @@ impl Held {
 /// It is away, or full, or a part of it is; or the slot of the stream is on its way, or nobody confirms what was added.
 fn disturbs_producers(fault: Fault) -> bool {
     match fault {
-        Fault::RestartRedis
-        | Fault::FillRedis
-        | Fault::Failover
-        | Fault::PartitionNode
-        | Fault::MigrateSlot => true,
+        Fault::RestartRedis | Fault::FillRedis | Fault::Failover | Fault::PartitionNode | Fault::MigrateSlot => true,
         Fault::KillWorker
         | Fault::PauseWorker
         | Fault::PartitionRedis

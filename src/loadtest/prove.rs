@@ -288,7 +288,11 @@ fn long(seed: u64, time: Duration) -> Result<Vec<Step>> {
             words.extend(["--seed".to_owned(), seed.to_string()]);
             if *is_disturbed {
                 words.push("--without-thresholds".to_owned());
-                words.extend(random_faults(scenario.herald.cluster, seed).into_iter().flat_map(|fault| ["--fault".to_owned(), fault]));
+                words.extend(
+                    random_faults(scenario.herald.cluster, seed)
+                        .into_iter()
+                        .flat_map(|fault| ["--fault".to_owned(), fault]),
+                );
             }
             steps.push(Step { scenario: name, seed, words });
         }
@@ -350,10 +354,10 @@ mod tests {
             assert_eq!(steps.iter().map(|step| step.seed).collect::<HashSet<_>>().len(), steps.len());
             for step in steps {
                 let words = read(&step).unwrap();
-                let scenario =
-                    words.run.scenario(&[]).unwrap_or_else(|error| panic!("{}: {error}", step.command()));
+                let scenario = words.run.scenario(&[]).unwrap_or_else(|error| panic!("{}: {error}", step.command()));
                 let target = Target::Own { program: "herald".into() };
-                let run = Run { scenario, seed: step.seed, stream: "payment-intents".to_owned(), target, words: vec![] };
+                let run =
+                    Run { scenario, seed: step.seed, stream: "payment-intents".to_owned(), target, words: vec![] };
                 run.prepare().unwrap_or_else(|error| panic!("{}: {error:#}", step.command()));
                 assert!(step.command().starts_with("herald loadtest "), "{}", step.command());
             }

@@ -579,3 +579,19 @@ fn processes(before: (Uses, Usage), after: (Uses, Usage), acknowledged: u64) -> 
         used("harness", before.1, after.1),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_workers_as_the_plan_has_at_once() {
+        let most = |texts: &[&str]| {
+            let specs: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            joiners(&plan(&specs, LoadLength::Exactly(Duration::from_secs(60)), 1).unwrap())
+        };
+        assert_eq!(most(&["leave-worker@5s/5s*4", "join-worker@7s/5s*4"]), 0);
+        assert_eq!(most(&["join-worker@3s", "leave-worker@5s/5s*4", "join-worker@7s/5s*4"]), 1);
+        assert_eq!(most(&["join-worker@1s/1s*3", "kill-worker@9s"]), 3);
+    }
+}

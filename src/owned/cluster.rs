@@ -131,7 +131,10 @@ impl OwnCluster {
             let port = target.address().port();
             let moved = source.say(&format!("MIGRATE 127.0.0.1 {port} \"\" 0 5000 KEYS {}", keys.join(" "))).await?;
             // Some may have gone by themselves.
-            ensure!(moved.starts_with("+OK") || moved.starts_with("+NOKEY"), "cannot move keys of slot {slot}: {moved}");
+            ensure!(
+                moved.starts_with("+OK") || moved.starts_with("+NOKEY"),
+                "cannot move keys of slot {slot}: {moved}"
+            );
         }
         target.order(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await?;
         source.order(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await

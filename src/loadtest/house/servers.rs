@@ -14,8 +14,14 @@ use crate::{
 
 pub enum Servers {
     /// With the use of the processes that were killed.
-    One { redis: OwnRedis, ended: Usage },
-    Cluster { cluster: OwnCluster, ended: Usage },
+    One {
+        redis: OwnRedis,
+        ended: Usage,
+    },
+    Cluster {
+        cluster: OwnCluster,
+        ended: Usage,
+    },
 }
 
 impl Servers {

@@ -109,7 +109,20 @@ impl Worker {
         let file = folder.join(format!("{}-{number}.toml", role.name()));
         let log = folder.join(format!("{}-{number}.log", role.name()));
         let (gate, key, process, ended) = (None, None, None, Usage::default());
-        Self { role, program, file, log, settings, gate, key, process, is_frozen: false, is_leaving: false, port: 0, ended }
+        Self {
+            role,
+            program,
+            file,
+            log,
+            settings,
+            gate,
+            key,
+            process,
+            is_frozen: false,
+            is_leaving: false,
+            port: 0,
+            ended,
+        }
     }
 
     /// Its output goes through this.

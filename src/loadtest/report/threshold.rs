@@ -247,6 +247,10 @@ mod tests {
         assert!(check("herald.cpu_us<60").is_kept && check("redis.cpu_us<12us").is_kept);
         assert!(check("herald.rss<150MB").is_kept && !check("herald.rss<=1MiB").is_kept);
         assert_eq!(check("late==3").value, Some(3.0));
+        let near = &run.near_faults[0];
+        let (fault, max) = (near.fault.name(), near.latency.max_us);
+        assert!(check(&format!("{fault}.max<={max}us")).is_kept && !check(&format!("{fault}.max<{max}us")).is_kept);
+        assert_eq!(check("failover.max<3s").value, None);
     }
 
     #[test]
