@@ -63,7 +63,7 @@ use crate::{
         audit::{Audit, Retention},
         connection::Redis,
         encryption::TlsFiles,
-        keys::PartitionKeys,
+        keys::{PartitionKeys, RegistryKeys},
         routing::Replicas,
     },
     systemd,
@@ -150,8 +150,10 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let registry = Registry::new();
     let keys = PartitionKeys::new(&config.stream.name)?;
     let (own, own_seen) = watch::channel(OwnShare::default());
+    // Who works is told in the registry's slot: that of a stream may be away meanwhile.
+    let told_in = redis.at_home_in(RegistryKeys::slot());
     let (presence, gives_way, company) =
-        Presence::new(redis.clone(), registry.clone(), keys.clone(), worker_id(config), own_seen);
+        Presence::new(told_in.clone(), registry.clone(), keys.clone(), worker_id(config), own_seen);
     let readiness = Readiness::new();
     readiness.await_endpoints();
     let metrics = Metrics::new(readiness.clone());
@@ -159,8 +161,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let share =
         Share { id: worker_id(config), weight: config.worker.weight, lease_ms: config.lease.ttl.as_millis() as u64 };
     let fleet_seen = FleetSeen { standings: standings.watch(), asked_by: asked_by.watch() };
-    let (sharing, wanted) =
-        Sharing::new(redis.clone(), keys, share, own, company.clone(), fleet_seen, readiness.clone());
+    let (sharing, wanted) = Sharing::new(told_in, keys, share, own, company.clone(), fleet_seen, readiness.clone());
     let threads = threads(config);
     let senders = senders(threads);
     let sending = |_| Ok::<_, anyhow::Error>(Arc::new(sender_of(config, redis.clone(), senders)?));

@@ -29,10 +29,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use herald::{
     facts::{
         endpoint::Endpoint,
-        id::{AccountId, EndpointId},
+        id::{AccountId, EndpointId, EntryId},
         partition::Slot,
         signing::SecretText,
     },
@@ -40,6 +41,7 @@ use herald::{
     store::{
         acl::{Role, rule},
         connection::{Purpose, Redis},
+        entries::Entries,
         error::StoreError,
         keys::{PartitionKeys, RegistryKeys},
         queries::Queries,
@@ -475,6 +477,37 @@ async fn a_connection_does_not_follow_its_home_to_another_node() {
         assert!(matches!(own.lease().await, Err(StoreError::Unavailable { .. })));
     }
     assert!(connect(keys.slot()).await.lease().await.unwrap().is_some());
+}
+
+/// A producer that adds a batch in one step hears so, and does not ask the same node for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_refused_because_its_slot_has_moved_finds_its_new_node() {
+    let town = Town::new().await;
+    let (redis, keys) = (Redis::new(&town.cluster.url_of_all()).unwrap(), PartitionKeys::new(STREAM).unwrap());
+    let redis = redis.at_home_in(keys.slot());
+    let connect = async || Entries::new(redis.connect(Purpose::Produce).await.unwrap(), keys.clone());
+    let bodies = [Bytes::from_static(b"one"), Bytes::from_static(b"two")];
+    let mut entries = connect().await;
+    assert_eq!(entries.add_all(&bodies).await.unwrap().len(), 2);
+    assert!(entries.are_on(1, Duration::from_secs(30)).await.unwrap());
+    let home = town.cluster.master_of(slot()).await.unwrap();
+    town.cluster.move_slot(slot(), home, (home + 1) % MASTERS).await.unwrap();
+    for _ in 0..2 {
+        assert!(matches!(entries.add_all(&bodies).await, Err(StoreError::Unavailable { .. })));
+    }
+    // What Herald knows of the nodes is looked up anew because of the refusal alone.
+    until("the batch to be taken", async || connect().await.add_all(&bodies).await.is_ok()).await;
+    assert_eq!(connect().await.after(EntryId::ZERO, 10).await.unwrap().len(), 4);
+    // A master without a replica confirms nothing.
+    let mut town = town;
+    let (master, replica) = ((home + 1) % MASTERS, (home + 1) % MASTERS + MASTERS);
+    town.cluster.node(replica).kill().await.unwrap();
+    let mut entries = connect().await;
+    until("the replica to be missed", async || {
+        entries.add_all(&bodies).await.is_ok() && !entries.are_on(1, Duration::from_millis(50)).await.unwrap()
+    })
+    .await;
+    assert_eq!(town.cluster.master_of(slot()).await, Some(master));
 }
 
 /// As a client of a Cluster does: what was refused because its slot is elsewhere was not done, and is asked for there.

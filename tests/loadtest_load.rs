@@ -139,6 +139,7 @@ impl Stage {
             keys: self.keys.clone(),
             ledger: self.ledger.clone(),
             is_disturbed: Arc::new(|| false),
+            replicas: 0,
         }
     }
 

@@ -209,6 +209,19 @@ fn a_fault_that_was_named_and_did_not_come_is_an_error() {
 }
 
 #[test]
+fn on_a_cluster_masters_and_workers_come_and_go_and_no_promise_breaks() {
+    let faults = ["migrate-slot@1s", "failover@3s:2s", "leave-worker@8s", "join-worker@10s"];
+    let faults: String = faults.iter().map(|fault| format!(" --fault {fault}")).collect();
+    let line = format!("steady --cluster --partitions 6 --workers 2 --rate 60 --for 12s --seed 5 --plain{faults}");
+    let run = run(&format!("{line} --without-thresholds"));
+    let text = said(&run);
+    assert!(run.status.success(), "{text}");
+    for happened in ["migrate-slot at 1", "failover at 3", "leave-worker at 8", "join-worker at 1"] {
+        assert!(text.contains(happened), "{happened} is not in:\n{text}");
+    }
+}
+
+#[test]
 fn a_pause_within_the_lease_of_a_dead_owner_waits_for_the_next_one() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("run.json");
@@ -349,6 +362,11 @@ fn what_is_wrong_on_the_line_is_said_before_anything_is_started() {
         ("steady --set lease.tll=2s", 2, "lease.tll"),
         ("steady --for 5s --fault kill-worker@9s", 2, "only lasts 5s"),
         ("steady --profile evil", 2, "evil"),
+        ("steady --fault failover@2s", 2, "failover needs a Cluster"),
+        ("steady --cluster --fault restart-redis@2s", 2, "restart-redis is for one Redis"),
+        ("intents --cluster --without-faults", 2, "on one Redis"),
+        ("steady --set stream.partitions=4", 2, "stream.partitions"),
+        ("steady --partitions 4 --redis redis://127.0.0.1:1", 4, "leave --redis out"),
         ("steady --set guard.allow_networks=10.0.0.0/8", 2, "guard.allow_networks"),
         ("steady --json /nowhere/x.json", 2, "no folder"),
         ("steady --html /", 2, "it is a folder"),

@@ -138,6 +138,8 @@ pub struct Membership {
     members: Vec<Member>,
     /// When they were last heard of.
     heard_at: Option<u64>,
+    /// Until then nobody is missed: others may have been cut off as this worker was, and be back a little later.
+    patient_until: u64,
     /// What was heard last, and since when that is so.
     heard: List,
     heard_since: u64,
@@ -165,6 +167,7 @@ impl Membership {
             is_leaving: false,
             members: Vec::new(),
             heard_at: None,
+            patient_until: 0,
             heard: List::default(),
             heard_since: 0,
             list: List::default(),
@@ -205,6 +208,10 @@ impl Membership {
     pub fn heard(&mut self, now: u64, is_whole: bool, members: Vec<Member>, streams: Vec<String>) {
         self.is_whole = is_whole;
         self.members = members;
+        // By then what others told does not hold any more, though they may live.
+        if self.heard_at.is_some_and(|at| now >= at + self.settings.lease_ms / 2) {
+            self.patient_until = now + self.settings.lease_ms;
+        }
         self.heard_at = Some(now);
         let list = self.list_of(streams);
         let is_settled = list == self.heard && now >= self.heard_since + self.settles_ms();
@@ -219,6 +226,7 @@ impl Membership {
     /// This worker takes nothing more, and gives away what it has.
     pub fn leave(&mut self, now: u64) {
         self.is_leaving = true;
+        self.patient_until = 0;
         self.heard = self.list_of(self.heard.streams.clone());
         self.heard_since = now;
         self.follow(now, false);
@@ -346,7 +354,8 @@ impl Membership {
 
     /// Goes by what was heard once that has stayed the same for a while. Who leaves or dies is missed at once.
     fn follow(&mut self, now: u64, is_settled: bool) {
-        if self.heard == self.list {
+        let is_patient = now < self.patient_until && self.heard.lacks_only(&self.list);
+        if self.heard == self.list || is_patient {
             return;
         }
         let is_first = self.list.streams.is_empty() && self.heard.streams.len() == 1;

@@ -337,6 +337,27 @@ fn without_the_registry_leases_go_on_and_what_a_dead_one_had_is_still_taken() {
     assert!(world.is_even_among(&[1, 2]), "{:?}", world.loads());
 }
 
+/// Each finds the rows of the others gone, and comes back at a time of its own.
+#[test]
+fn when_the_registry_comes_back_nobody_is_taken_for_dead() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 12, 3);
+        world.run(10_000);
+        let owners = world.owners();
+        world.forget();
+        world.is_registry_away = true;
+        world.run(LEASE_MS * 2 / 3 + seed * LEASE_MS / 10);
+        world.is_registry_away = false;
+        for worker in 0..3 {
+            let late = world.rng.random_range(0..LEASE_MS / 3);
+            world.worker(worker).beat_at = world.now + late;
+        }
+        world.run(20_000);
+        assert_eq!(world.owners(), owners, "seed {seed}");
+        assert!(world.slots.values().all(|slot| slot.owners.is_empty()), "seed {seed}: something has moved");
+    }
+}
+
 #[test]
 fn what_its_worker_cannot_take_is_taken_by_another() {
     let mut world = World::new(13, 8, 3);

@@ -9,7 +9,7 @@ use super::{
     scenario::{Arrivals, Failure, Load, Often, Profile, ProfileShare, Scenario, Stage},
     scenarios,
 };
-use crate::{config::parse_duration, surface::VerbError};
+use crate::{config::parse_duration, facts::partition::MAX_PARTS, surface::VerbError};
 
 const SCENARIO: &str = "Scenario";
 const RESULT: &str = "Result";
@@ -21,7 +21,8 @@ const TARGET: &str = "Target";
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 everything was kept, 1 the load test itself failed, 2 usage, 4 refused, 99 a promise or a \
                   threshold was broken.\nFaults: kill-worker, pause-worker, restart-redis, partition-redis, fill-redis, \
-                  destroy-group, change-urls, block-logs, lose-key, kill-service, pause-service, written\n\
+                  destroy-group, change-urls, block-logs, lose-key, join-worker, leave-worker, failover, \
+                  partition-node, migrate-slot, kill-service, pause-service, written\n\
                   NAME@AT[:FOR][/EVERY][*TIMES], for example kill-worker@10s, pause-worker@5s:8s, \
                   kill-worker@5s/4s*3 or restart-redis@random*2. See docs/loadtest.md."
 )]
@@ -102,6 +103,12 @@ pub struct RunArgs {
     /// `herald serve` processes; --set KEY=VALUE gives them settings
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16), help_heading = SCENARIO)]
     pub workers: Option<u32>,
+    /// Split the stream into this many partitions, which the workers share
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PARTS)), help_heading = SCENARIO)]
+    pub partitions: Option<u32>,
+    /// A Redis Cluster of three masters and three replicas instead of one Redis
+    #[arg(long, help_heading = SCENARIO)]
+    pub cluster: bool,
     /// Something to break, in addition to what the scenario breaks; can be repeated
     #[arg(long, value_name = "FAULT", help_heading = SCENARIO)]
     pub fault: Vec<FaultSpec>,
@@ -212,6 +219,8 @@ impl RunArgs {
         set(&mut scenario.endpoints.fan_out, self.fan_out);
         set(&mut scenario.endpoints.tls_share, self.tls_share);
         set(&mut scenario.herald.workers, self.workers);
+        set(&mut scenario.herald.partitions, self.partitions);
+        scenario.herald.cluster |= self.cluster;
         if !self.profile.is_empty() {
             scenario.endpoints.profiles = with_healthy_rest(&self.profile);
         }
@@ -427,6 +436,8 @@ mod tests {
             "steady --profile hanging=2",
             "steady --drain 5 --rate 3",
             "steady --workers 0",
+            "steady --partitions 0",
+            "steady --partitions 1025",
             "steady --fault kill-worker",
             "--list steady",
         ] {

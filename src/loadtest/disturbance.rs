@@ -50,10 +50,10 @@ impl Held {
     }
 }
 
-/// It is away, or full.
+/// It is away, or full, or a part of it is; or the slot of the stream is on its way, or nobody confirms what was added.
 fn disturbs_producers(fault: Fault) -> bool {
     match fault {
-        Fault::RestartRedis | Fault::FillRedis => true,
+        Fault::RestartRedis | Fault::FillRedis | Fault::Failover | Fault::PartitionNode | Fault::MigrateSlot => true,
         Fault::KillWorker
         | Fault::PauseWorker
         | Fault::PartitionRedis
@@ -62,7 +62,9 @@ fn disturbs_producers(fault: Fault) -> bool {
         | Fault::BlockLogs
         | Fault::LoseKey
         | Fault::KillService
-        | Fault::PauseService => false,
+        | Fault::PauseService
+        | Fault::JoinWorker
+        | Fault::LeaveWorker => false,
     }
 }
 
@@ -187,5 +189,10 @@ async fn act(scene: &Scene<'_>, fault: Fault, length: Duration, early: &Cancella
         Fault::PauseService => house.pause_service(&end).await,
         Fault::BlockLogs => house.block_logs(&end).await,
         Fault::LoseKey => house.lose_key(&end).await,
+        Fault::JoinWorker => house.join_worker(&end).await,
+        Fault::LeaveWorker => house.leave_worker(&end).await,
+        Fault::Failover => house.fail_over(&end).await,
+        Fault::PartitionNode => house.partition_node(&end).await,
+        Fault::MigrateSlot => house.migrate_slot().await,
     }
 }

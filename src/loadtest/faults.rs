@@ -36,6 +36,27 @@ pub enum Fault {
     KillService,
     /// SIGSTOP of such a process, SIGCONT after a time.
     PauseService,
+    /// A worker starts, beside the others or in the place of one that has left.
+    JoinWorker,
+    /// SIGTERM of a worker, one after the other: it gives away what it has, and ends.
+    LeaveWorker,
+    /// `kill -9` of a Cluster's master that has a partition; after a time it comes back, as a replica of its replica.
+    Failover,
+    /// SIGSTOP of such a master, SIGCONT after a time: it finds another in its place.
+    PartitionNode,
+    /// The slot of a partition goes to another master, key by key.
+    MigrateSlot,
+}
+
+/// What must be there for a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    /// A Redis that is one server.
+    OneServer,
+    Cluster,
+    /// The payment-intents service.
+    Services,
 }
 
 /// One `--fault`.
@@ -76,7 +97,7 @@ pub enum Wanted {
 }
 
 impl Fault {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::KillWorker,
         Self::PauseWorker,
         Self::RestartRedis,
@@ -88,6 +109,11 @@ impl Fault {
         Self::LoseKey,
         Self::KillService,
         Self::PauseService,
+        Self::JoinWorker,
+        Self::LeaveWorker,
+        Self::Failover,
+        Self::PartitionNode,
+        Self::MigrateSlot,
     ];
 
     pub fn name(self) -> &'static str {
@@ -103,17 +129,30 @@ impl Fault {
             Self::LoseKey => "lose-key",
             Self::KillService => "kill-service",
             Self::PauseService => "pause-service",
+            Self::JoinWorker => "join-worker",
+            Self::LeaveWorker => "leave-worker",
+            Self::Failover => "failover",
+            Self::PartitionNode => "partition-node",
+            Self::MigrateSlot => "migrate-slot",
         }
     }
 
     /// How long it lasts unless a scenario says otherwise; none for faults that are over at once.
     pub fn usual_length(self) -> Option<Duration> {
         match self {
-            Self::KillWorker | Self::KillService | Self::DestroyGroup | Self::ChangeUrls => None,
+            Self::KillWorker
+            | Self::KillService
+            | Self::DestroyGroup
+            | Self::ChangeUrls
+            | Self::JoinWorker
+            | Self::LeaveWorker
+            | Self::MigrateSlot => None,
             Self::RestartRedis => Some(Duration::from_millis(500)),
             Self::PauseWorker | Self::PauseService | Self::PartitionRedis | Self::FillRedis => {
                 Some(Duration::from_secs(3))
             }
+            // A Cluster of the load test's own replaces a master after one to three seconds.
+            Self::Failover | Self::PartitionNode => Some(Duration::from_secs(4)),
             Self::BlockLogs | Self::LoseKey => Some(Duration::from_secs(10)),
         }
     }
@@ -129,8 +168,35 @@ impl Fault {
             | Self::DestroyGroup
             | Self::LoseKey
             | Self::KillService
-            | Self::PauseService => true,
+            | Self::PauseService
+            | Self::JoinWorker
+            | Self::LeaveWorker
+            | Self::Failover
+            | Self::PartitionNode
+            | Self::MigrateSlot => true,
             Self::ChangeUrls | Self::BlockLogs => false,
+        }
+    }
+
+    /// Whether what was acknowledged may come again near it. Workers that come and go hand over only what is settled; what is
+    /// still on its way may be given up and begun anew.
+    pub fn may_duplicate(self) -> bool {
+        self.is_felt() && !matches!(self, Self::JoinWorker | Self::LeaveWorker)
+    }
+
+    pub fn needs(self) -> Needs {
+        match self {
+            Self::RestartRedis | Self::PartitionRedis | Self::FillRedis => Needs::OneServer,
+            Self::Failover | Self::PartitionNode | Self::MigrateSlot => Needs::Cluster,
+            Self::KillService | Self::PauseService => Needs::Services,
+            Self::KillWorker
+            | Self::PauseWorker
+            | Self::DestroyGroup
+            | Self::ChangeUrls
+            | Self::BlockLogs
+            | Self::LoseKey
+            | Self::JoinWorker
+            | Self::LeaveWorker => Needs::Nothing,
         }
     }
 
@@ -144,7 +210,12 @@ impl Fault {
             | Self::PartitionRedis
             | Self::DestroyGroup
             | Self::LoseKey
-            | Self::ChangeUrls => false,
+            | Self::ChangeUrls
+            | Self::JoinWorker
+            | Self::LeaveWorker
+            | Self::Failover
+            | Self::PartitionNode
+            | Self::MigrateSlot => false,
         }
     }
 }
@@ -349,6 +420,11 @@ mod tests {
             "change-urls@1s/500ms*3",
             "block-logs@1s:5s",
             "lose-key@1s:5s",
+            "join-worker@1s/2s*2",
+            "leave-worker@random",
+            "failover@3s:6s",
+            "partition-node@random*2",
+            "migrate-slot@1s/2s",
         ] {
             assert_eq!(text.parse::<FaultSpec>().expect(text).to_string(), text);
         }
@@ -361,6 +437,7 @@ mod tests {
             ("kill-workers@1s", "not known"),
             ("kill-worker@soon", "soon"),
             ("kill-worker@1s:2s", "does not last"),
+            ("migrate-slot@1s:2s", "does not last"),
             ("kill-worker@random/2s", "both random and regular"),
             ("kill-worker@1s*3", "add /EVERY"),
             ("kill-worker@1s/0s", "without a pause"),

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use self::backlog::Backlog;
 pub use self::promises::EXPIRY;
 use super::{
+    faults::Fault,
     latency::histogram,
     ledger::{
         Ledger, State,
@@ -23,7 +24,8 @@ use super::{
         times::{NEVER, micros},
     },
     population::Population,
-    result::{Deliveries, FaultMark, Generator, Goodput, Latency, ProfileResult, Promise, Second},
+    result::{Deliveries, FaultMark, Generator, Goodput, Latency, NearFault, ProfileResult, Promise, Second},
+    scenario::Profile,
 };
 use crate::facts::{delivery::DeadLetter, retry::DeadReason};
 
@@ -82,6 +84,7 @@ pub struct Verdict {
     pub retry_lateness: Option<Latency>,
     pub profiles: Vec<ProfileResult>,
     pub goodput: Vec<Goodput>,
+    pub near_faults: Vec<NearFault>,
     pub series: Vec<Second>,
     pub promises: Vec<Promise>,
 }
@@ -132,6 +135,7 @@ pub fn judge(ledger: &Ledger, evidence: &Evidence) -> Verdict {
         latency: case.latency(|item| population.is_alive(item.endpoint)),
         retry_lateness: Latency::of(&state.retry_lateness),
         profiles: case.profiles(rate),
+        near_faults: case.near_faults(),
         series: case.series(),
         promises: promises::judge(&case, &goodput),
         goodput,
@@ -285,6 +289,32 @@ impl<'a> Case<'a> {
             }
         };
         names.into_iter().map(result).collect()
+    }
+
+    /// Each kind in the order in which it first came.
+    fn near_faults(&self) -> Vec<NearFault> {
+        let mut kinds: Vec<Fault> = Vec::new();
+        for mark in self.evidence.faults.iter().filter(|mark| mark.fault.is_felt()) {
+            if !kinds.contains(&mark.fault) {
+                kinds.push(mark.fault);
+            }
+        }
+        kinds.into_iter().filter_map(|fault| self.near(fault)).collect()
+    }
+
+    fn near(&self, fault: Fault) -> Option<NearFault> {
+        let marks = || self.evidence.faults.iter().filter(move |mark| mark.fault == fault);
+        // Whoever takes over does so within a lease.
+        let recovery_us = micros(self.population.terms().lease);
+        let spans: Vec<_> = marks().map(|mark| mark_us(mark.at)..mark_us(mark.until) + recovery_us).collect();
+        let mut felt = histogram();
+        for (_, item) in self.items().filter(|(_, item)| item.book.arrivals > 0) {
+            let is_near = spans.iter().any(|span| span.contains(&item.sent.sent_us));
+            if is_near && matches!(self.population.profile(item.endpoint), Profile::Healthy { .. }) {
+                felt.saturating_record(item.book.first_arrival_us.saturating_sub(item.sent.sent_us).max(1));
+            }
+        }
+        Some(NearFault { fault, times: marks().count() as u64, latency: Latency::of(&felt)? })
     }
 
     fn series(&self) -> Vec<Second> {

@@ -179,6 +179,44 @@ fn an_event_that_comes_again_is_a_duplicate_unless_a_fault_explains_it() {
 }
 
 #[test]
+fn a_worker_that_leaves_or_comes_explains_no_duplicate() {
+    for (felt, is_explained) in
+        [(Fault::LeaveWorker, false), (Fault::JoinWorker, false), (Fault::KillWorker, true), (Fault::Failover, true)]
+    {
+        let history = clean();
+        history.sent(7, 7, 0, 20.0);
+        history.delivered(7, 20.1);
+        history.answered(7, 2, Answer::Yes, 20.5);
+        match is_explained {
+            true => kept(&history, &fault(felt, 20.0, 20.2)),
+            false => only(&history, &fault(felt, 20.0, 20.2), "duplicated"),
+        }
+    }
+}
+
+#[test]
+fn what_is_felt_near_a_fault_is_measured_from_sending_and_by_its_kind() {
+    let history = History::new(HEALTHY);
+    for (event, sent_at, came_at) in
+        [(0, 1.0, 9.9), (1, 10.0, 12.5), (2, 10.5, 12.6), (3, 11.9, 11.95), (4, 40.0, 40.01), (5, 60.0, 60.3)]
+    {
+        history.sent(event, event, 0, sent_at);
+        history.delivered(event, came_at);
+    }
+    let mark = |fault, at: f64, until: f64| FaultMark { fault, at, until };
+    let faults = vec![
+        mark(Fault::KillWorker, 10.0, 10.0),
+        mark(Fault::LeaveWorker, 40.0, 41.0),
+        mark(Fault::KillWorker, 60.0, 60.0),
+        mark(Fault::ChangeUrls, 1.0, 2.0),
+    ];
+    let verdict = judge(&history.0, &Evidence { faults, ended_s: 90.0, ..none() });
+    let felt = |near: &NearFault| (near.fault, near.times, near.latency.count, near.latency.max_us / 10_000);
+    let found: Vec<_> = verdict.near_faults.iter().map(felt).collect();
+    assert_eq!(found, [(Fault::KillWorker, 2, 4, 250), (Fault::LeaveWorker, 1, 1, 1)]);
+}
+
+#[test]
 fn what_a_fault_would_excuse_does_not_count_as_tried() {
     let tried = |evidence: &Evidence, name: &str| {
         judge(&clean().0, evidence).promises.into_iter().find(|promise| promise.name == name).unwrap().tried

@@ -6,6 +6,9 @@
 //! before anything later, and noted as *sent again*. The thread has a runtime of its own, so that no event waits for
 //! another thread to wake up, and the timing is finer than a runtime's timers allow.
 //!
+//! Where replicas are to confirm, nothing counts as confirmed before they have: until then it is waited for, or sent again if the
+//! connection breaks meanwhile. A Redis that has become the master without them may lack it.
+//!
 //! If an event is sent late, that is the generator's own doing, unless Redis was disturbed since the event's time
 //! ([`IsDisturbed`]), or the generator is still catching up after a disturbance.
 
@@ -44,6 +47,9 @@ const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// The timer wakes no more often than this: at high rates a wake-up for each event would cost more than the event.
 const TICK: Duration = Duration::from_micros(250);
 
+/// How long one question for the replicas waits for them.
+const CONFIRM: Duration = Duration::from_secs(1);
+
 /// How long to wait before asking Redis again after it could not be reached, or refused.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -67,6 +73,8 @@ pub struct Producer {
     pub keys: PartitionKeys,
     pub ledger: Arc<Ledger>,
     pub is_disturbed: IsDisturbed,
+    /// How many replicas must have an event.
+    pub replicas: u8,
 }
 
 impl Producer {
@@ -152,7 +160,13 @@ impl Sender {
     async fn add(&mut self, parcel: &Parcel) -> Result<Vec<EntryId>, Failed> {
         self.connect().await?;
         let Some(entries) = &mut self.entries else { return Err(Failed::NotSent) };
-        let added = entries.add_all(&parcel.bodies).await.map_err(|error| Failed::of(error, true));
+        let replicas = self.producer.replicas;
+        let add = async {
+            let added = entries.add_all(&parcel.bodies).await?;
+            while !entries.are_on(replicas, CONFIRM).await? {}
+            Ok(added)
+        };
+        let added = add.await.map_err(|error| Failed::of(error, true));
         if matches!(added, Err(Failed::Unknown)) {
             self.entries = None;
         }
@@ -162,7 +176,8 @@ impl Sender {
     async fn connect(&mut self) -> Result<(), Failed> {
         if self.entries.is_none() {
             let Producer { redis, keys, .. } = &self.producer;
-            let connection = redis.connect(Purpose::Produce).await.map_err(|error| Failed::of(error, false))?;
+            let connection = redis.at_home_in(keys.slot()).connect(Purpose::Produce).await;
+            let connection = connection.map_err(|error| Failed::of(error, false))?;
             self.entries = Some(Entries::new(connection, keys.clone()));
         }
         Ok(())

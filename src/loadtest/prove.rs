@@ -288,7 +288,11 @@ fn long(seed: u64, time: Duration) -> Result<Vec<Step>> {
             words.extend(["--seed".to_owned(), seed.to_string()]);
             if *is_disturbed {
                 words.push("--without-thresholds".to_owned());
-                words.extend(random_faults(seed).into_iter().flat_map(|fault| ["--fault".to_owned(), fault]));
+                words.extend(
+                    random_faults(scenario.herald.cluster, seed)
+                        .into_iter()
+                        .flat_map(|fault| ["--fault".to_owned(), fault]),
+                );
             }
             steps.push(Step { scenario: name, seed, words });
         }
@@ -317,20 +321,16 @@ fn short(seed: u64) -> Vec<Step> {
 }
 
 /// Two of them, at times drawn from the run's seed.
-fn random_faults(seed: u64) -> Vec<String> {
-    const FAULTS: [&str; 7] = [
-        "kill-worker@random*2",
-        "pause-worker@random:3s",
-        "restart-redis@random:500ms",
-        "partition-redis@random:2s",
-        "lose-key@random:5s",
-        "fill-redis@random:2s",
-        "destroy-group@random",
-    ];
+fn random_faults(is_cluster: bool, seed: u64) -> Vec<String> {
+    const ANYWHERE: [&str; 4] =
+        ["kill-worker@random*2", "pause-worker@random:3s", "lose-key@random:5s", "destroy-group@random"];
+    const ONE_SERVER: [&str; 3] = ["restart-redis@random:500ms", "partition-redis@random:2s", "fill-redis@random:2s"];
+    const CLUSTER: [&str; 3] = ["failover@random", "partition-node@random", "migrate-slot@random*2"];
+    let faults = [&ANYWHERE[..], if is_cluster { &CLUSTER[..] } else { &ONE_SERVER[..] }].concat();
     let mut rng = StdRng::seed_from_u64(seed);
-    let first = rng.random_range(0..FAULTS.len());
-    let second = (first + rng.random_range(1..FAULTS.len())) % FAULTS.len();
-    [first, second].map(|at| FAULTS[at].to_owned()).into()
+    let first = rng.random_range(0..faults.len());
+    let second = (first + rng.random_range(1..faults.len())) % faults.len();
+    [first, second].map(|at| faults[at].to_owned()).into()
 }
 
 /// One word for a shell.
@@ -345,6 +345,7 @@ mod tests {
         faults::{Fault, LoadLength, Wanted, plan},
         report::fixture,
         result::{Missed, MissedFault},
+        run::{Run, Target},
     };
 
     #[test]
@@ -353,7 +354,11 @@ mod tests {
             assert_eq!(steps.iter().map(|step| step.seed).collect::<HashSet<_>>().len(), steps.len());
             for step in steps {
                 let words = read(&step).unwrap();
-                words.run.scenario(&[]).unwrap_or_else(|error| panic!("{}: {error}", step.command()));
+                let scenario = words.run.scenario(&[]).unwrap_or_else(|error| panic!("{}: {error}", step.command()));
+                let target = Target::Own { program: "herald".into() };
+                let run =
+                    Run { scenario, seed: step.seed, stream: "payment-intents".to_owned(), target, words: vec![] };
+                run.prepare().unwrap_or_else(|error| panic!("{}: {error:#}", step.command()));
                 assert!(step.command().starts_with("herald loadtest "), "{}", step.command());
             }
         }

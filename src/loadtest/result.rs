@@ -46,6 +46,9 @@ pub struct RunResult {
     /// What imperfect receivers took; empty if there is none, or if no rate can be compared.
     #[serde(default)]
     pub goodput: Vec<Goodput>,
+    /// What was felt of the faults, by their kinds; empty without a fault.
+    #[serde(default)]
+    pub near_faults: Vec<NearFault>,
     /// One for each second of the run.
     pub series: Vec<Second>,
     /// What happened.
@@ -160,6 +163,17 @@ pub struct Goodput {
     pub least: f64,
 }
 
+/// What was felt of the faults of one kind: of all that was sent while one held, or while Herald recovered from it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NearFault {
+    pub fault: Fault,
+    /// How often it happened.
+    pub times: u64,
+    /// From the first try to send an event to its first arrival at a healthy receiver. The longest is how long somebody waited for
+    /// whoever took over.
+    pub latency: Latency,
+}
+
 /// Requests of one kind to the payment-intents service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Requests {
@@ -215,7 +229,8 @@ pub struct MissedFault {
 pub enum Missed {
     /// The drain was over first.
     LoadOver,
-    /// Nobody owned the partition, there was no group or no service, although the harness waited for it.
+    /// Nobody owned the partition, there was no group, no service or no master, although the harness waited for it, or no worker
+    /// that could come or go.
     NothingToBreak,
     /// The run was asked to end first.
     Interrupted,

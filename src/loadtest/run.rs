@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     disturbance::{self, Held, Performed, Scene, Urls, perform},
     environment,
-    faults::{Fault, LoadLength, Planned, plan},
+    faults::{Fault, LoadLength, Needs, Planned, plan},
     house::{self, House, Uses},
     intents::{
         self,
@@ -41,6 +41,7 @@ use crate::{
     clock,
     config::RedisUrl,
     descriptors,
+    facts::partition::MAX_PARTS,
     owned::Usage,
     store::{connection::Redis, keys::PartitionKeys},
     surface::VerbError,
@@ -114,6 +115,7 @@ impl Run {
         };
         let planned = plan(&scenario.faults, length, *seed).map_err(usage)?;
         refuse_for_intents(scenario, &planned)?;
+        refuse_for_redis(scenario, &planned)?;
         let ledger = Arc::new(Ledger::new(population.clone(), schedule.expected()));
         let thresholds = Threshold::parse_all(&scenario.thresholds, &names(scenario, &population)).map_err(usage)?;
         house::refuse_own(&scenario.herald.settings)?;
@@ -145,15 +147,20 @@ fn names(scenario: &Scenario, population: &Arc<Population>) -> Names {
 /// What is only there, or not there, where the load is merchants' commands.
 fn refuse_for_intents(scenario: &Scenario, planned: &[Planned]) -> Result<(), VerbError> {
     let refused = |why: String| Err(VerbError::Usage(format!("the scenario {}: {why}", scenario.name)));
-    let planned = |faults: &[Fault]| planned.iter().find(|one| faults.contains(&one.fault)).map(|one| one.fault.name());
     let Some(intents) = &scenario.intents else {
-        return match planned(&[Fault::KillService, Fault::PauseService]) {
-            Some(name) => refused(format!("{name} needs the payment-intents service, as the scenario intents has it")),
+        return match planned.iter().find(|one| one.fault.needs() == Needs::Services) {
+            Some(one) => {
+                let name = one.fault.name();
+                refused(format!("{name} needs the payment-intents service, as the scenario intents has it"))
+            }
             None => Ok(()),
         };
     };
-    if let Some(name) = planned(&[Fault::ChangeUrls]) {
-        return refused(format!("{name} is not possible with payment intents"));
+    if planned.iter().any(|one| one.fault == Fault::ChangeUrls) {
+        return refused(format!("{} is not possible with payment intents", Fault::ChangeUrls.name()));
+    }
+    if scenario.herald.cluster || scenario.herald.partitions > 1 {
+        return refused("payment intents are tried on one Redis and a stream that is whole".to_owned());
     }
     if matches!(scenario.load, Load::Drain { .. }) {
         return refused("merchants' commands come at a rate, and there is nothing to drain".to_owned());
@@ -169,6 +176,39 @@ fn refuse_for_intents(scenario: &Scenario, planned: &[Planned]) -> Result<(), Ve
     }
 }
 
+/// What can be broken depends on what Redis is.
+fn refuse_for_redis(scenario: &Scenario, planned: &[Planned]) -> Result<(), VerbError> {
+    let refused = |why: String| Err(VerbError::Usage(format!("the scenario {}: {why}", scenario.name)));
+    let (partitions, is_cluster) = (scenario.herald.partitions, scenario.herald.cluster);
+    if !(1..=MAX_PARTS).contains(&partitions) {
+        return refused(format!("herald.partitions is {partitions}; from 1 to {MAX_PARTS} are possible"));
+    }
+    let is_possible = |needs: Needs| match needs {
+        Needs::OneServer => !is_cluster,
+        Needs::Cluster => is_cluster,
+        Needs::Services | Needs::Nothing => true,
+    };
+    match planned.iter().find(|one| !is_possible(one.fault.needs())) {
+        Some(one) if is_cluster => refused(format!("{} is for one Redis, not for a Cluster", one.fault.name())),
+        Some(one) => refused(format!("{} needs a Cluster: --cluster", one.fault.name())),
+        None => Ok(()),
+    }
+}
+
+/// So many more workers than there are at first are there at once if all goes by the plan.
+fn joiners(planned: &[Planned]) -> u32 {
+    let (mut more, mut most) = (0_i64, 0);
+    for one in planned {
+        match one.fault {
+            Fault::JoinWorker => more += 1,
+            Fault::LeaveWorker => more -= 1,
+            _ => {}
+        }
+        most = most.max(more);
+    }
+    u32::try_from(most).unwrap_or(0)
+}
+
 /// A service that is not ours may only be loaded.
 fn refuse_for_found(scenario: &Scenario) -> Result<(), VerbError> {
     let refused = |what: &str| {
@@ -180,6 +220,9 @@ fn refuse_for_found(scenario: &Scenario) -> Result<(), VerbError> {
         return refused(&format!(
             "the fault {fault} would break a service that is not the load test's own (--without-faults leaves a scenario's faults out)"
         ));
+    }
+    if scenario.herald.cluster || scenario.herald.partitions > 1 {
+        return refused("a Redis Cluster, or a stream that is split for the run,");
     }
     if scenario.intents.is_some() {
         return refused("payment intents need a service and keys of the load test's own");
@@ -224,6 +267,10 @@ impl Prepared {
         let mut house = House::start(house::Plan {
             program,
             workers: scenario.herald.workers,
+            joiners: joiners(&self.planned),
+            partitions: scenario.herald.partitions,
+            is_cluster: scenario.herald.cluster,
+            seed: self.run.seed,
             services: scenario.intents.as_ref().map_or(0, |intents| intents.services),
             settings: scenario.herald.settings.clone(),
             lease: self.population.terms().lease,
@@ -371,6 +418,7 @@ impl Prepared {
             keys: self.keys.clone(),
             ledger: self.ledger.clone(),
             is_disturbed: Arc::new(move || held.disturbs_producers()),
+            replicas: u8::from(scenario.herald.cluster),
         };
         let schedule = Schedule::try_new(&scenario.load, seed)?;
         let traffic = Traffic::new(self.population.clone(), &scenario.traffic, seed);
@@ -482,6 +530,7 @@ impl Prepared {
             profiles: verdict.profiles,
             requests: Vec::new(),
             goodput: verdict.goodput,
+            near_faults: verdict.near_faults,
             series: verdict.series,
             faults,
             missed: Vec::new(),
@@ -529,4 +578,20 @@ fn processes(before: (Uses, Usage), after: (Uses, Usage), acknowledged: u64) -> 
         used("redis", before.0.redis, after.0.redis),
         used("harness", before.1, after.1),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_workers_as_the_plan_has_at_once() {
+        let most = |texts: &[&str]| {
+            let specs: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            joiners(&plan(&specs, LoadLength::Exactly(Duration::from_secs(60)), 1).unwrap())
+        };
+        assert_eq!(most(&["leave-worker@5s/5s*4", "join-worker@7s/5s*4"]), 0);
+        assert_eq!(most(&["join-worker@3s", "leave-worker@5s/5s*4", "join-worker@7s/5s*4"]), 1);
+        assert_eq!(most(&["join-worker@1s/1s*3", "kill-worker@9s"]), 3);
+    }
 }

@@ -414,15 +414,19 @@ pub enum Often {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Workers {
-    /// `herald serve` processes; one owns the partition, the others stand by.
+    /// `herald serve` processes, which share the partitions; with only one partition, one owns it and the others stand by.
     pub workers: u32,
+    /// How many partitions the stream has; they are made before the load begins.
+    pub partitions: u32,
+    /// Redis is a Cluster, of three masters with a replica each. What no replica has confirmed is not confirmed.
+    pub cluster: bool,
     /// Further settings for them, by their names in Herald's own configuration: `"lease.ttl" = "2s"`.
     pub settings: BTreeMap<String, String>,
 }
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { workers: 1, settings: BTreeMap::new() }
+        Self { workers: 1, partitions: 1, cluster: false, settings: BTreeMap::new() }
     }
 }
 

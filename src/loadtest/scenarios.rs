@@ -28,6 +28,8 @@ built_in!(
     "hot-merchant",
     "many-endpoints",
     "tls",
+    "workers",
+    "cluster-storm",
     "intents",
 );
 

@@ -1,9 +1,11 @@
 //! Whether anything is still to come: by the ledger, by the dead letters, and by what Redis still holds. Then it
-//! gathers the evidence of the end: every dead letter, and what Herald keeps. Only looks; Redis may be away meanwhile.
+//! gathers the evidence of the end: every dead letter, and what Herald keeps, of the stream and of all its parts. Only looks; Redis
+//! may be away meanwhile.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
 
 use super::{
     judge::{Dead, EXPIRY, Evidence, Kept},
@@ -11,12 +13,14 @@ use super::{
 };
 use crate::{
     clock,
+    facts::partition::part_of,
     store::{
         connection::{Connection, Purpose, Redis},
         error::StoreError,
         keys::PartitionKeys,
+        partitions::{keys_of, layout, routed},
         queries::{DeadOrder, DeadRange, MAX_PAGE, Queries},
-        watch::gauges,
+        watch::{Gauges, gauges},
     },
 };
 
@@ -50,7 +54,7 @@ pub struct Waiting<'a> {
     redis: &'a Redis,
     keys: &'a PartitionKeys,
     ledger: &'a Ledger,
-    connection: Option<Connection>,
+    looked: Option<Partitions>,
     patience: Duration,
     dead: u64,
     looked_at: Option<Instant>,
@@ -73,7 +77,7 @@ impl<'a> Waiting<'a> {
             redis,
             keys,
             ledger,
-            connection: None,
+            looked: None,
             patience: PATIENCE + pause.min(PATIENCE) + terms.timeout + terms.lease + age,
             dead: 0,
             looked_at: None,
@@ -121,23 +125,75 @@ impl<'a> Waiting<'a> {
         match holds {
             Ok(false) => self.empty_since = self.empty_since.or(Some(now)),
             Ok(true) => self.empty_since = None,
-            Err(_) => (self.empty_since, self.connection) = (None, None),
+            Err(_) => (self.empty_since, self.looked) = (None, None),
         }
     }
 
     async fn holds(&mut self, is_sent: bool) -> Result<bool, StoreError> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(self.redis.connect(Purpose::Other).await?),
+        let partitions = match &self.looked {
+            Some(partitions) => partitions,
+            None => {
+                let found = Partitions::find(self.redis, self.keys.stream()).await?;
+                self.looked.insert(found)
+            }
         };
         if !is_sent {
-            let mut queries = Queries::new(connection.clone(), self.keys.clone());
-            self.dead = queries.count_dead(&everything(0)).await?;
+            let counts = partitions.all.iter().map(|(_, keys)| async {
+                Queries::new(partitions.connection.clone(), keys.clone()).count_dead(&everything(0)).await
+            });
+            self.dead = try_join_all(counts).await?.into_iter().sum();
             return Ok(true);
         }
-        let gauges = gauges(connection, self.keys).await?;
-        self.dead = gauges.dead;
-        Ok(!gauges.group || gauges.behind + gauges.pending + gauges.unfinished > 0)
+        let all = partitions.gauges().await?;
+        self.dead = all.iter().map(|(_, gauges)| gauges.dead).sum();
+        let holds = |(parts, gauges): &(u32, Gauges)| match parts {
+            0 => !gauges.group || gauges.behind + gauges.pending + gauges.unfinished > 0,
+            // No group reads one that is split.
+            _ => gauges.unfinished > 0,
+        };
+        Ok(all.iter().any(holds) || !partitions.are_routed(&all).await?)
+    }
+}
+
+/// A stream with its parts.
+struct Partitions {
+    connection: Connection,
+    /// Into how many parts each is split; 0 if it is not.
+    all: Vec<(u32, PartitionKeys)>,
+}
+
+impl Partitions {
+    async fn find(redis: &Redis, stream: &str) -> Result<Self, StoreError> {
+        let connection = redis.connect(Purpose::Other).await?;
+        let layout = layout(&connection, stream).await?;
+        let streams = layout.streams();
+        let parts = streams.iter().map(|stream| layout.mode(stream).parts().unwrap_or(0));
+        let keys = keys_of(&streams).map_err(|error| StoreError::Other {
+            subject: format!("look at the parts of {stream}"),
+            cause: error.to_string(),
+        })?;
+        Ok(Self { connection, all: parts.zip(keys).collect() })
+    }
+
+    async fn gauges(&self) -> Result<Vec<(u32, Gauges)>, StoreError> {
+        let one = |(parts, keys): &'_ (u32, PartitionKeys)| {
+            let (parts, keys, mut connection) = (*parts, keys.clone(), self.connection.clone());
+            async move { Ok((parts, gauges(&mut connection, &keys).await?)) }
+        };
+        try_join_all(self.all.iter().map(one)).await
+    }
+
+    /// Whether the parts of each stream that is split have all its entries.
+    async fn are_routed(&self, all: &[(u32, Gauges)]) -> Result<bool, StoreError> {
+        for ((parts, keys), (_, gauges)) in self.all.iter().zip(all) {
+            for part in 0..*parts {
+                let part = part_of(keys.stream(), part);
+                if routed(self.connection.clone(), &part).await? < gauges.last_generated {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -147,16 +203,23 @@ fn everything(from_ms: u64) -> DeadRange {
 
 /// Entries that Redis says to have been trimmed before they were read. Nobody but Herald trims a Redis of our own.
 pub async fn trimmed_unread(redis: &Redis, keys: &PartitionKeys) -> Result<u64> {
-    let mut connection = redis.connect(Purpose::Other).await?;
-    Ok(gauges(&mut connection, keys).await.context("cannot look at the stream")?.trimmed_unread)
+    let all = Partitions::find(redis, keys.stream()).await?.gauges().await.context("cannot look at the stream")?;
+    // A stream that is split is read by no group.
+    Ok(all.iter().filter(|(parts, _)| *parts == 0).map(|(_, gauges)| gauges.trimmed_unread).sum())
 }
 
 /// Reads what the ledger does not know: the dead letters since the load began, and what Herald still holds.
 pub async fn gather(redis: &Redis, keys: &PartitionKeys, began_ms: u64, evidence: &mut Evidence) -> Result<()> {
+    let Partitions { connection, all } = Partitions::find(redis, keys.stream()).await?;
+    for (_, keys) in all {
+        gather_of(Queries::new(connection.clone(), keys), began_ms, evidence).await?;
+    }
+    Ok(())
+}
+
+async fn gather_of(mut queries: Queries, began_ms: u64, evidence: &mut Evidence) -> Result<()> {
     /// Redis' clock may be another machine's.
     const CLOCKS_APART_MS: u64 = 60_000;
-    let connection = redis.connect(Purpose::Other).await?;
-    let mut queries = Queries::new(connection, keys.clone());
     let range = everything(began_ms.saturating_sub(CLOCKS_APART_MS));
     let mut after = None;
     loop {
@@ -170,8 +233,8 @@ pub async fn gather(redis: &Redis, keys: &PartitionKeys, began_ms: u64, evidence
     }
     let walk = queries.unfinished_where(MOST_KEPT, |_| true).await.context("cannot read what is unfinished")?;
     let kept = walk.found.into_iter().filter_map(|one| one.delivery.ok());
-    evidence.kept = kept
-        .map(|delivery| Kept { event: delivery.event.to_string(), endpoint: delivery.id.endpoint.to_string() })
-        .collect();
+    evidence.kept.extend(
+        kept.map(|delivery| Kept { event: delivery.event.to_string(), endpoint: delivery.id.endpoint.to_string() }),
+    );
     Ok(())
 }

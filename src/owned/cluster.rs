@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use tokio::time::{sleep, timeout};
 
@@ -104,6 +104,65 @@ impl OwnCluster {
         (*most > 0).then_some(number)
     }
 
+    /// Those that serve something, as the first node says that can be asked.
+    pub async fn masters(&self) -> Vec<usize> {
+        for node in &self.nodes {
+            let Ok(lines) = node.say("CLUSTER NODES").await else { continue };
+            let serving = lines.lines().filter(|line| line.split(' ').nth(8).is_some());
+            return serving.filter_map(|line| self.named_in(line)).collect();
+        }
+        Vec::new()
+    }
+
+    /// Moves a slot to another node with all that is in it, key by key, as `redis-cli --cluster reshard` does.
+    pub async fn move_slot(&self, slot: u16, from: usize, to: usize) -> Result<()> {
+        /// Keys in one step.
+        const KEYS: usize = 50;
+        let [source, target] = [&self.nodes[from], &self.nodes[to]];
+        let [source_id, target_id] = [my_id(source).await?, my_id(target).await?];
+        target.order(&format!("CLUSTER SETSLOT {slot} IMPORTING {source_id}")).await?;
+        source.order(&format!("CLUSTER SETSLOT {slot} MIGRATING {target_id}")).await?;
+        loop {
+            let said = source.say(&format!("CLUSTER GETKEYSINSLOT {slot} {KEYS}")).await?;
+            let keys: Vec<&str> = said.lines().filter(|line| !line.starts_with(['*', '$'])).collect();
+            if keys.is_empty() {
+                break;
+            }
+            let port = target.address().port();
+            let moved = source.say(&format!("MIGRATE 127.0.0.1 {port} \"\" 0 5000 KEYS {}", keys.join(" "))).await?;
+            // Some may have gone by themselves.
+            ensure!(
+                moved.starts_with("+OK") || moved.starts_with("+NOKEY"),
+                "cannot move keys of slot {slot}: {moved}"
+            );
+        }
+        target.order(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await?;
+        source.order(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await
+    }
+
+    /// Returns when every node is there, and every replica has all that its master has.
+    pub async fn until_whole(&self) -> Result<()> {
+        while !self.is_whole().await {
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    async fn is_whole(&self) -> bool {
+        let mut replicas = 0;
+        for node in &self.nodes {
+            let Ok(said) = node.say("INFO replication").await else { return false };
+            let says = |line: &str| said.lines().any(|said| said == line);
+            // One that has been replaced believes for a moment that it is a master: then too few follow one.
+            replicas += usize::from(says("role:slave") && says("master_link_status:up"));
+            let state = node.say("CLUSTER INFO").await.unwrap_or_default();
+            if !state.lines().any(|line| line == "cluster_state:ok") {
+                return false;
+            }
+        }
+        replicas == NODES - MASTERS
+    }
+
     /// `ID IP:PORT@BUS FLAGS MASTER PING PONG EPOCH LINK SLOTS…`
     fn master_in(&self, lines: &str, slot: u16) -> Option<usize> {
         let serves = |range: &str| {
@@ -111,6 +170,10 @@ impl OwnCluster {
             Some(first.parse::<u16>().ok()? <= slot && slot <= last.parse().ok()?)
         };
         let line = lines.lines().find(|line| line.split(' ').skip(8).any(|range| serves(range).unwrap_or(false)))?;
+        self.named_in(line)
+    }
+
+    fn named_in(&self, line: &str) -> Option<usize> {
         let address = line.split(' ').nth(1)?.split('@').next()?;
         self.nodes.iter().position(|node| node.address().to_string() == address)
     }
@@ -128,8 +191,7 @@ impl OwnCluster {
         }
         self.all_say("CLUSTER INFO", &[&format!("cluster_known_nodes:{NODES}"), "cluster_state:ok"]).await?;
         for (master, replica) in masters.iter().zip(replicas) {
-            let id = master.say("CLUSTER MYID").await?;
-            let id = id.lines().nth(1).context("a node has no id")?;
+            let id = my_id(master).await?;
             replica.order(&format!("CLUSTER REPLICATE {id}")).await?;
         }
         for replica in replicas {
@@ -170,6 +232,11 @@ async fn start_node(directives: &[Directive]) -> Result<OwnRedis> {
     }
 }
 
+async fn my_id(node: &OwnRedis) -> Result<String> {
+    let said = node.say("CLUSTER MYID").await?;
+    Ok(said.lines().nth(1).context("a node has no id")?.to_owned())
+}
+
 async fn config(node: &OwnRedis, name: &str) -> Result<String> {
     let said = node.say(&format!("CONFIG GET {name}")).await?;
     Ok(said.lines().nth(4).context("a node does not know its own settings")?.to_owned())
@@ -178,6 +245,7 @@ async fn config(node: &OwnRedis, name: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::partition::Slot;
 
     #[tokio::test]
     async fn its_slots_are_covered_and_a_replica_takes_over() {
@@ -190,8 +258,26 @@ mod tests {
         while cluster.master_of(3673).await != Some(4) {
             sleep(POLL).await;
         }
+        assert!(!cluster.is_whole().await);
         cluster.node(1).start_again().await.unwrap();
+        cluster.until_whole().await.unwrap();
         cluster.nodes()[1].until_says("INFO replication", &["role:slave"]).await.unwrap();
+        let mut masters = cluster.masters().await;
+        masters.sort_unstable();
+        assert_eq!(masters, [0, 2, 4]);
+        // What is in a slot goes with it.
+        let slot = Slot::of_key(b"a{b}").number();
+        let from = cluster.master_of(slot).await.unwrap();
+        let to = masters.into_iter().find(|node| *node != from).unwrap();
+        for number in 0..120 {
+            cluster.nodes()[from].order(&format!("SET a{number}{{b}} {number}")).await.unwrap();
+        }
+        cluster.move_slot(slot, from, to).await.unwrap();
+        while cluster.master_of(slot).await != Some(to) {
+            sleep(POLL).await;
+        }
+        assert!(cluster.nodes()[to].say("GET a77{b}").await.unwrap().ends_with("\r\n77\r\n"));
+        assert!(cluster.nodes()[from].say("GET a77{b}").await.unwrap().starts_with("-MOVED"));
         drop(cluster);
         assert!(folders.iter().all(|folder| !folder.exists()));
     }

@@ -1,6 +1,8 @@
 //! The stream as its producers see it, and people who look for an event: adds entries, reads single ones, searches
 //! backwards within a limit. Never touches the group or a companion key.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{
@@ -94,6 +96,18 @@ impl Entries {
         }
         let ids: Vec<String> = self.connection.pipeline(subject, &commands).await?;
         ids.iter().map(|id| id.parse().map_err(|error| StoreError::unexpected(subject, error))).collect()
+    }
+
+    /// Whether so many replicas have what this connection has added; they are waited for no longer than this. Only for a connection
+    /// that is at home in the stream's slot: of any other the answer would be about another node.
+    pub async fn are_on(&mut self, replicas: u8, patience: Duration) -> Result<bool, StoreError> {
+        if replicas == 0 {
+            return Ok(true);
+        }
+        let subject = Subject("wait for the replicas of", self.keys.stream());
+        let wait = redis::cmd("WAIT").arg(replicas).arg(patience.as_millis() as u64).to_owned();
+        let here: u64 = self.connection.query(subject, &wait).await?;
+        Ok(here >= u64::from(replicas))
     }
 
     pub async fn get(&mut self, id: EntryId) -> Result<Option<StreamEntry>, StoreError> {

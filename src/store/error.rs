@@ -104,17 +104,28 @@ impl StoreError {
 
 /// Whether a node of a Cluster says that the slot is another's.
 pub(in crate::store) fn has_moved(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
+    matches!(kind_of(error), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
+}
+
+/// Of a transaction that was refused, why its first command was.
+fn kind_of(error: &RedisError) -> ErrorKind {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::ExecAbort) => match error.clone().into_server_errors().as_deref() {
+            Some([(_, first), ..]) => first.kind().map_or(ErrorKind::Extension, ErrorKind::Server),
+            _ => ErrorKind::Server(ServerErrorKind::ExecAbort),
+        },
+        kind => kind,
+    }
 }
 
 /// The same, or that it is on its way: the node itself is well.
 pub(in crate::store) fn is_of_a_slot(error: &RedisError) -> bool {
-    has_moved(error) || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::TryAgain))
+    has_moved(error) || matches!(kind_of(error), ErrorKind::Server(ServerErrorKind::TryAgain))
 }
 
 /// What the metrics call it.
 fn trouble(error: &RedisError, kind: &Kind) -> Trouble {
-    match (error.kind(), kind) {
+    match (kind_of(error), kind) {
         (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => Trouble::Loading,
         (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Trouble::ReadOnly,
         (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain), _) => {
@@ -141,7 +152,7 @@ enum Kind {
 
 impl Kind {
     fn of(error: &RedisError) -> Self {
-        match error.kind() {
+        match kind_of(error) {
             ErrorKind::Io => Self::Unavailable,
             ErrorKind::AuthenticationFailed => Self::Denied,
             ErrorKind::Server(kind) => match kind {

@@ -65,6 +65,15 @@ pub async fn mode(mut connection: Connection, stream: &str) -> Result<Mode, Stor
     Mode::parse(text.as_deref()).map_err(|error| StoreError::unexpected(subject, error))
 }
 
+/// The last entry of the stream above that this part has taken or was told is not for it.
+pub async fn routed(mut connection: Connection, part: &str) -> Result<EntryId, StoreError> {
+    let subject = Subject("ask how far its stream is routed to", part);
+    let keys = PartitionKeys::new(part).map_err(|error| StoreError::unexpected(subject, error))?;
+    let text: Option<String> = connection.query(subject, redis::cmd("GET").arg(keys.routed())).await?;
+    let id = text.map_or(Ok(EntryId::ZERO), |text| text.parse());
+    id.map_err(|error| StoreError::unexpected(subject, error))
+}
+
 /// The same as the hint has it: of each stream that is routed, into how many parts. It may lack what was split a moment ago.
 pub async fn hinted(connection: &mut Connection, root: &str) -> Result<Layout, StoreError> {
     let ask = redis::cmd("HGETALL").arg(WorkerKeys::PARTITIONS).to_owned();

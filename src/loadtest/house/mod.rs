@@ -1,8 +1,10 @@
-//! What the harness starts and owns: a Redis, workers, and the connection between them. All of it ends with the
+//! What the harness starts and owns: a Redis or a Cluster, workers, and the connection between them. All of it ends with the
 //! harness. Does to them what a fault asks for; never decides when.
 
+mod crew;
 mod log_gate;
 mod proxy;
+mod servers;
 mod worker;
 
 use std::{
@@ -23,18 +25,23 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::worker::check_settings;
 use self::{
+    crew::Turns,
     log_gate::LogGate,
     proxy::Proxy,
+    servers::Servers,
     worker::{MasterKey, Role, Worker},
 };
 use crate::{
     clock,
+    facts::partition::part_of,
     keyring::Keyring,
-    owned::{OwnRedis, Usage},
+    loadtest::draw::hash,
+    owned::Usage,
     store::{
         connection::{Purpose, Redis},
         disturb::Disturber,
         keys::PartitionKeys,
+        partitions::keys_of,
         queries::Queries,
     },
     surface::VerbError,
@@ -57,6 +64,13 @@ pub struct Plan {
     /// The `herald` that serves.
     pub program: PathBuf,
     pub workers: u32,
+    /// Workers beyond these, which join later.
+    pub joiners: u32,
+    pub partitions: u32,
+    /// Redis is a Cluster.
+    pub is_cluster: bool,
+    /// What is drawn comes from it: which partition a fault hits.
+    pub seed: u64,
     /// Processes of the payment-intents service. Where there are some, Redis loses nothing that it has answered.
     pub services: u32,
     /// Settings of the workers beyond what the house needs.
@@ -75,17 +89,20 @@ pub struct Plan {
 }
 
 pub struct House {
-    redis: Mutex<OwnRedis>,
-    /// The Redis processes that were killed.
-    redis_ended: Cell<Usage>,
+    /// Held by a fault that takes something of it away, so that one begins only when the one before is over.
+    redis: Mutex<Servers>,
     proxy: Option<Proxy>,
     log_gate: Option<LogGate>,
     workers: Vec<Mutex<Worker>>,
+    turns: Turns,
     services: Vec<Mutex<Worker>>,
     /// Whose turn it is to be killed or paused.
     next_service: Cell<usize>,
     lease: Duration,
-    keys: PartitionKeys,
+    /// Each needs an owner. The first is what producers write to.
+    streams: Vec<PartitionKeys>,
+    seed: u64,
+    drawn: Cell<u64>,
     direct: Redis,
     url: String,
     folder: TempDir,
@@ -106,10 +123,10 @@ impl House {
     pub async fn start(plan: Plan) -> Result<Self> {
         let folder = TempDir::with_prefix("herald-loadtest-").context("cannot make a scratch folder")?;
         let safe = [("appendfsync", "always")];
-        let redis = OwnRedis::start_with(if plan.services > 0 { &safe } else { &[] }).await?;
-        let proxy = match plan.has_proxy {
-            true => Some(Proxy::start(redis.address()).await?),
-            false => None,
+        let redis = Servers::start(plan.is_cluster, if plan.services > 0 { &safe } else { &[] }).await?;
+        let proxy = match (plan.has_proxy, &redis) {
+            (true, Servers::One { redis, .. }) => Some(Proxy::start(redis.address()).await?),
+            _ => None,
         };
         let url = redis.url();
         let seen_by_workers = proxy.as_ref().map_or_else(|| url.clone(), Proxy::url);
@@ -126,28 +143,30 @@ impl House {
             Mutex::new(worker.with_gate(log_gate.clone()).with_key(key.clone()))
         };
         Ok(Self {
-            workers: (1..=plan.workers).map(|number| worker(Role::Dispatcher, number)).collect(),
+            workers: (1..=plan.workers + plan.joiners).map(|number| worker(Role::Dispatcher, number)).collect(),
+            turns: Turns::new(plan.workers, plan.joiners),
             services: (1..=plan.services).map(|number| worker(Role::Intents, number)).collect(),
             next_service: Cell::default(),
             redis: Mutex::new(redis),
-            redis_ended: Cell::default(),
             proxy,
             log_gate: log_gate.clone(),
             lease: plan.lease,
-            keys: PartitionKeys::new(&plan.stream)?,
+            streams: streams(&plan)?,
+            seed: plan.seed,
+            drawn: Cell::default(),
             direct: Redis::new(&url)?.sealed_by(keyring),
             url,
             folder,
         })
     }
 
-    /// Returns when all are ready and one of them owns the partition.
+    /// Returns when all are ready, and the partitions are shared among them.
     pub async fn start_workers(&self) -> Result<()> {
-        for worker in &self.workers {
-            worker.lock().await.start().await?;
+        for number in self.turns.present() {
+            self.workers[number].lock().await.start().await?;
         }
-        let owner = self.owner(PATIENCE).await?;
-        owner.map(|_| ()).context("no worker took the partition")
+        let shared = until_there(PATIENCE, async || Ok(self.are_shared().await?.then_some(()))).await?;
+        shared.context("the workers did not share the partitions")
     }
 
     /// Returns when each answers; says where.
@@ -212,8 +231,7 @@ impl House {
             herald =
                 Usage { cpu: herald.cpu + used.cpu, peak_rss_bytes: herald.peak_rss_bytes.max(used.peak_rss_bytes) };
         }
-        let now = self.redis.lock().await.usage();
-        Uses { herald, redis: both(self.redis_ended.get(), now) }
+        Uses { herald, redis: self.redis.lock().await.usage() }
     }
 
     /// `kill -9` of the owner, which is started again at once.
@@ -265,14 +283,7 @@ impl House {
 
     /// `kill -9` of Redis, and its start at the end.
     pub async fn restart_redis(&self, end: &End) -> Result<Hit> {
-        let mut redis = self.redis.lock().await;
-        let now = clock::now();
-        let used = redis.usage();
-        redis.kill().await?;
-        self.redis_ended.set(both(self.redis_ended.get(), used));
-        end.come().await;
-        redis.start_again().await?;
-        Ok(Some(now))
+        self.redis.lock().await.restart(end).await
     }
 
     pub async fn partition_redis(&self, end: &End) -> Result<Hit> {
@@ -319,37 +330,46 @@ impl House {
 
     /// If an owner has not made it yet, this waits for it.
     pub async fn destroy_group(&self, end: &End) -> Result<Hit> {
+        // A stream that is split has none.
+        let keys = self.draw(&self.streams[usize::from(self.streams.len() > 1)..]);
         let destroy = async || {
             let now = clock::now();
-            let destroyed = patiently(async || self.disturber().await?.destroy_group(&self.keys).await);
+            let destroyed = patiently(async || self.disturber().await?.destroy_group(keys).await);
             anyhow::Ok(destroyed.await.context("cannot destroy the group")?.then_some(now))
         };
         end.or(until_there(self.lease + GRACE, destroy)).await
     }
 
-    /// The living worker that owns the partition, as soon as one does. Between the end of an owner and the take-over by
-    /// another, the lease is a dead worker's: breaking one then would prove nothing.
+    /// The living worker that owns a partition, as soon as one does, held so that it stays the owner; none if there is none within
+    /// the time. Between the end of an owner and the take-over by another, the lease is a dead worker's: breaking one then would
+    /// prove nothing.
     async fn victim(&self, end: &End) -> Result<Option<MutexGuard<'_, Worker>>> {
-        end.or(self.owner(self.lease + GRACE)).await
-    }
-
-    /// The worker that owns the partition, held so that it stays the owner; none if there is no owner within the time.
-    async fn owner(&self, patience: Duration) -> Result<Option<MutexGuard<'_, Worker>>> {
-        until_there(patience, async || {
+        let keys = self.draw(&self.streams);
+        let owner = until_there(self.lease + GRACE, async || {
             self.check().await?;
             // Another fault may have taken Redis away.
-            Ok(self.owner_now().await.ok().flatten())
-        })
-        .await
+            Ok(self.owner_now(keys).await.ok().flatten())
+        });
+        end.or(owner).await
     }
 
-    async fn owner_now(&self) -> Result<Option<MutexGuard<'_, Worker>>> {
-        let mut queries = Queries::new(self.direct.connect(Purpose::Other).await?, self.keys.clone());
+    /// One of these, by the run's seed.
+    fn draw<'a, T>(&self, of: &'a [T]) -> &'a T {
+        let drawn = self.drawn.get();
+        self.drawn.set(drawn + 1);
+        &of[(hash(&[self.seed, drawn]) % of.len() as u64) as usize]
+    }
+
+    /// The process whose name its lease has; it may be gone.
+    async fn named_by_lease(&self, keys: &PartitionKeys) -> Result<Option<i32>> {
+        let mut queries = Queries::new(self.direct.connect(Purpose::Other).await?, keys.clone());
         // The owner's name is its host's and the number of its process.
         let lease = queries.lease().await?;
-        let Some(pid) = lease.and_then(|lease| lease.owner.rsplit('/').next()?.parse::<i32>().ok()) else {
-            return Ok(None);
-        };
+        Ok(lease.and_then(|lease| lease.owner.rsplit('/').next()?.parse::<i32>().ok()))
+    }
+
+    async fn owner_now(&self, keys: &PartitionKeys) -> Result<Option<MutexGuard<'_, Worker>>> {
+        let Some(pid) = self.named_by_lease(keys).await? else { return Ok(None) };
         for worker in &self.workers {
             let worker = worker.lock().await;
             if worker.awake().is_some_and(|worker| worker.as_raw() == pid) {
@@ -395,9 +415,11 @@ async fn until_there<T>(patience: Duration, mut look: impl AsyncFnMut() -> Resul
     }
 }
 
-/// The sum over processes that followed each other.
-fn both(before: Usage, now: Usage) -> Usage {
-    Usage { cpu: before.cpu + now.cpu, peak_rss_bytes: before.peak_rss_bytes.max(now.peak_rss_bytes) }
+/// The stream, and its parts if it has some.
+fn streams(plan: &Plan) -> Result<Vec<PartitionKeys>> {
+    let parts = (0..plan.partitions).filter(|_| plan.partitions > 1).map(|part| part_of(&plan.stream, part));
+    let streams: Vec<String> = std::iter::once(plan.stream.clone()).chain(parts).collect();
+    Ok(keys_of(&streams)?)
 }
 
 /// Again and again until Redis does it: another fault may have taken it away.
@@ -412,9 +434,11 @@ async fn patiently<T, E>(mut act: impl AsyncFnMut() -> Result<T, E>) -> Result<T
 }
 
 /// The settings that the house itself gives its workers.
-const OWN_SETTINGS: [&str; 10] = [
+const OWN_SETTINGS: [&str; 12] = [
     "redis.url",
     "stream.name",
+    "stream.partitions",
+    "worker.id",
     "listen",
     "guard.allow_http",
     "guard.allow_networks",
@@ -439,9 +463,11 @@ pub fn refuse_own(settings: &BTreeMap<String, String>) -> Result<(), VerbError> 
 /// What the house needs comes last, so it wins.
 fn settings(plan: &Plan, redis_url: &str) -> BTreeMap<String, String> {
     let usual = [("log.filter", "info"), ("log.format", "text"), ("shutdown.grace", "5s")];
+    let partitions = plan.partitions.to_string();
     let needed = [
         ("redis.url", redis_url),
         ("stream.name", plan.stream.as_str()),
+        ("stream.partitions", partitions.as_str()),
         ("guard.allow_http", "true"),
         ("guard.allow_networks", "127.0.0.0/8"),
     ];

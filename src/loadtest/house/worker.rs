@@ -96,6 +96,8 @@ pub struct Worker {
     process: Option<Owned>,
     /// The process was stopped and has not been continued yet.
     is_frozen: bool,
+    /// It was asked to end.
+    is_leaving: bool,
     port: u16,
     /// The use of the processes that have ended.
     ended: Usage,
@@ -107,7 +109,20 @@ impl Worker {
         let file = folder.join(format!("{}-{number}.toml", role.name()));
         let log = folder.join(format!("{}-{number}.log", role.name()));
         let (gate, key, process, ended) = (None, None, None, Usage::default());
-        Self { role, program, file, log, settings, gate, key, process, is_frozen: false, port: 0, ended }
+        Self {
+            role,
+            program,
+            file,
+            log,
+            settings,
+            gate,
+            key,
+            process,
+            is_frozen: false,
+            is_leaving: false,
+            port: 0,
+            ended,
+        }
     }
 
     /// Its output goes through this.
@@ -184,6 +199,7 @@ impl Worker {
             None => (log.try_clone()?.into(), log.into()),
         };
         command.stdin(Stdio::null()).stdout(out).stderr(error);
+        self.is_leaving = false;
         let process = Owned::spawn(&mut command);
         self.process = Some(process.with_context(|| format!("cannot start {} serve", self.program.display()))?);
         Ok(())
@@ -197,15 +213,40 @@ impl Worker {
     pub async fn kill(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         self.is_frozen = false;
-        let used = process.usage();
-        self.ended.cpu += used.cpu;
-        self.ended.peak_rss_bytes = self.ended.peak_rss_bytes.max(used.peak_rss_bytes);
+        self.add_usage(process.usage());
         process.kill().await.context("cannot kill a worker")
     }
 
-    /// Its process; none while that is frozen: it does nothing then, though a lease may still bear its name.
+    /// SIGTERM: from now on it may end.
+    pub fn leave(&mut self) -> Result<()> {
+        self.is_leaving = true;
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Whether it was asked to end, and has; one that failed at it has failed.
+    pub fn has_left(&mut self) -> Result<bool> {
+        let Some(process) = self.process.as_mut() else { return Ok(true) };
+        // Of a process that has ended nobody can say what it used.
+        let used = process.usage();
+        match process.ended()? {
+            None => Ok(false),
+            Some(status) if self.is_leaving && status.success() => {
+                self.process = None;
+                self.add_usage(used);
+                Ok(true)
+            }
+            Some(status) => bail!("a worker that was to end did so with {status}; {}", self.last_words()),
+        }
+    }
+
+    fn add_usage(&mut self, used: Usage) {
+        self.ended.cpu += used.cpu;
+        self.ended.peak_rss_bytes = self.ended.peak_rss_bytes.max(used.peak_rss_bytes);
+    }
+
+    /// Its process; none while that is frozen, when it does nothing though a lease may still bear its name, or is about to end.
     pub fn awake(&self) -> Option<Pid> {
-        self.process.as_ref().filter(|_| !self.is_frozen).map(Owned::pid)
+        self.process.as_ref().filter(|_| !self.is_frozen && !self.is_leaving).map(Owned::pid)
     }
 
     /// SIGSTOP. Returns the process that it was sent to.
@@ -231,6 +272,9 @@ impl Worker {
 
     /// A worker that ended although nobody killed it has failed.
     pub fn check(&mut self) -> Result<()> {
+        if self.is_leaving {
+            return self.has_left().map(|_| ());
+        }
         match self.process.as_mut().map(Owned::ended).transpose()?.flatten() {
             Some(status) => bail!("a worker ended by itself with {status}; {}", self.last_words()),
             None => Ok(()),

@@ -101,6 +101,7 @@ impl Storm<'_> {
             retry_lateness: None,
             profiles: Vec::new(),
             goodput: Vec::new(),
+            near_faults: Vec::new(),
             series,
             promises: judge(&case),
         };

@@ -8,6 +8,7 @@ use super::{Case, End, Item, changes, goodput, mark_us, trial::Trial};
 use crate::{
     facts::retry::DeadReason,
     loadtest::{
+        faults::Fault,
         ledger::{
             LATE,
             books::{DeliveryBook, EventBook, Incident, Last, NONE, Suspicion},
@@ -53,7 +54,7 @@ pub fn judge(case: &Case<'_>, found: &[Goodput]) -> Vec<Promise> {
     [
         lost,
         stuck,
-        case.duplicated(calm(|book| book.acknowledged_us)),
+        case.duplicated(),
         case.suspected(
             &[Suspicion::OutOfOrder],
             Trial::new("out_of_order", tried.followers, "The events of an intent come in the order of the stream."),
@@ -316,7 +317,9 @@ impl Case<'_> {
     }
 
     /// A fault explains duplicates of what was in flight, but no more than that.
-    fn duplicated(&self, tried: u64) -> Trial {
+    fn duplicated(&self) -> Trial {
+        let times = self.books().deliveries.iter().map(|book| book.acknowledged_us).filter(|at_us| *at_us != NEVER);
+        let tried = times.filter(|at_us| !self.may_repeat(*at_us)).count() as u64;
         let text = "What was acknowledged comes again only where a fault explains it.";
         let mut trial = self.suspected(&[Suspicion::Duplicated], Trial::new("duplicated", tried, text));
         let explains = |incident: &Incident| {
@@ -326,7 +329,7 @@ impl Case<'_> {
         // Only a duplicate certainly has a delivery.
         let by_a_fault = |incident: &&Incident| incident.suspicion == Suspicion::Duplicated && explains(incident);
         let explained = self.books().incidents.iter().filter(by_a_fault).count() as u64;
-        let most = self.evidence.faults.iter().filter(|fault| fault.fault.is_felt()).count() as u64 * IN_FLIGHT;
+        let most = self.evidence.faults.iter().filter(|fault| fault.fault.may_duplicate()).count() as u64 * IN_FLIGHT;
         if let Some(too_many) = explained.checked_sub(most).filter(|too_many| *too_many > 0) {
             trial.broke_more(too_many, format!("{too_many} more beside faults than can have been in flight at them"));
         }
@@ -358,7 +361,7 @@ impl Case<'_> {
         match incident.suspicion {
             Suspicion::Duplicated => {
                 let item = self.item_of(incident);
-                item.sent.sent_again || item.book.is_doubtful || self.near_fault(incident.since_us)
+                item.sent.sent_again || item.book.is_doubtful || self.may_repeat(incident.since_us)
             }
             // The earlier one may have been given up without the receiver's knowledge.
             Suspicion::OutOfOrder => {
@@ -387,10 +390,19 @@ impl Case<'_> {
         self.is_disturbed(at_us, at_us)
     }
 
+    /// Whether what was acknowledged then may come again because of a fault.
+    fn may_repeat(&self, at_us: u64) -> bool {
+        self.is_near(Fault::may_duplicate, at_us, at_us)
+    }
+
     /// Whether a fault, or the time in which Herald recovers from one, lies within this span.
     pub(super) fn is_disturbed(&self, from_us: u64, until_us: u64) -> bool {
+        self.is_near(Fault::is_felt, from_us, until_us)
+    }
+
+    fn is_near(&self, counts: fn(Fault) -> bool, from_us: u64, until_us: u64) -> bool {
         let around_us = self.around_us();
-        self.evidence.faults.iter().filter(|fault| fault.fault.is_felt()).any(|fault| {
+        self.evidence.faults.iter().filter(|fault| counts(fault.fault)).any(|fault| {
             let begins_us = mark_us(fault.at).saturating_sub(around_us);
             from_us <= mark_us(fault.until) + around_us && until_us >= begins_us
         })

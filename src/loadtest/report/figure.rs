@@ -3,7 +3,10 @@
 use std::fmt;
 
 use crate::{
-    loadtest::result::{Deliveries, Latency, RunResult},
+    loadtest::{
+        faults::Fault,
+        result::{Deliveries, Latency, RunResult},
+    },
     surface::words,
 };
 
@@ -169,6 +172,8 @@ pub const PROCESSES: [&str; 3] = ["herald", "redis", "harness"];
 pub enum Figure {
     Latency(Timed, Point),
     ProfileLatency(String, Point),
+    /// Of what was sent near faults of this kind.
+    NearFault(Fault, Point),
     Deliveries(Sum),
     ProfileDeliveries(String, Sum),
     Sending(Sending),
@@ -196,13 +201,17 @@ impl Figure {
             all.extend(Point::ALL.map(|point| Self::ProfileLatency(profile.clone(), point)));
             all.extend(Sum::ALL.map(|sum| Self::ProfileDeliveries(profile.clone(), sum)));
         }
+        let felt = Fault::ALL.into_iter().filter(|fault| fault.is_felt());
+        all.extend(felt.flat_map(|fault| Point::ALL.map(|point| Self::NearFault(fault, point))));
         all.extend(promises.iter().cloned().map(Self::Promise));
         all
     }
 
     pub fn unit(&self) -> Unit {
         match self {
-            Self::Latency(..) | Self::ProfileLatency(..) | Self::Process(_, Used::CpuUs) => Unit::Time,
+            Self::Latency(..) | Self::ProfileLatency(..) | Self::NearFault(..) | Self::Process(_, Used::CpuUs) => {
+                Unit::Time
+            }
             Self::Seconds | Self::Process(_, Used::CpuSeconds) => Unit::Seconds,
             Self::Process(_, Used::Rss) => Unit::Bytes,
             Self::Deliveries(Sum::Rate) | Self::ProfileDeliveries(_, Sum::Rate) => Unit::Rate,
@@ -219,7 +228,7 @@ impl Figure {
     pub fn value(&self, result: &RunResult) -> Option<f64> {
         let profile = |name: &str| result.profiles.iter().find(|profile| profile.name == name);
         match self {
-            Self::Latency(..) | Self::ProfileLatency(..) => {
+            Self::Latency(..) | Self::ProfileLatency(..) | Self::NearFault(..) => {
                 let (latency, point) = self.latency(result)?;
                 Some(point.of(latency))
             }
@@ -256,6 +265,10 @@ impl Figure {
             Self::ProfileLatency(name, point) => {
                 (&result.profiles.iter().find(|profile| profile.name == *name)?.latency, point)
             }
+            Self::NearFault(fault, point) => {
+                let near = result.near_faults.iter().find(|near| near.fault == *fault)?;
+                return Some((&near.latency, *point));
+            }
             _ => return None,
         };
         Some((latency.as_ref()?, *point))
@@ -270,6 +283,7 @@ impl fmt::Display for Figure {
             Self::Latency(Timed::Answer, point) => write!(f, "answers.{}", point.name()),
             Self::Latency(Timed::RetryLateness, point) => write!(f, "retry_lateness.{}", point.name()),
             Self::Latency(Timed::SendLateness, point) => write!(f, "send_lateness.{}", point.name()),
+            Self::NearFault(fault, point) => write!(f, "{}.{}", fault.name(), point.name()),
             Self::ProfileLatency(profile, point) => write!(f, "{profile}.{}", point.name()),
             Self::Deliveries(sum) => f.write_str(sum.name()),
             Self::ProfileDeliveries(profile, sum) => write!(f, "{profile}.{}", sum.name()),

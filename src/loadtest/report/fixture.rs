@@ -8,8 +8,8 @@ use crate::loadtest::{
     faults::Fault,
     latency::{self, histogram},
     result::{
-        Deliveries, Environment, FaultMark, Generator, Latency, ProcessUse, ProfileResult, Promise, RESULT_SCHEMA,
-        Requests, RunResult, Second, ThresholdResult,
+        Deliveries, Environment, FaultMark, Generator, Latency, NearFault, ProcessUse, ProfileResult, Promise,
+        RESULT_SCHEMA, Requests, RunResult, Second, ThresholdResult,
     },
     scenario::Scenario,
 };
@@ -172,6 +172,7 @@ pub fn run(shape: &Shape) -> RunResult {
         profiles,
         requests: requests(sums.1),
         goodput: Vec::new(),
+        near_faults: near_faults(shape, &retry),
         series,
         faults: shape.faults.iter().map(|&(fault, at, until)| FaultMark { fault, at, until }).collect(),
         missed: vec![],
@@ -179,6 +180,11 @@ pub fn run(shape: &Shape) -> RunResult {
         thresholds: vec![],
         processes: processes(sums.1),
     }
+}
+
+fn near_faults(shape: &Shape, waits: &[f64]) -> Vec<NearFault> {
+    let first = shape.faults.first().filter(|_| !waits.is_empty());
+    first.map(|&(fault, ..)| NearFault { fault, times: 1, latency: of(waits) }).into_iter().collect()
 }
 
 fn requests(acknowledged: u64) -> Vec<Requests> {

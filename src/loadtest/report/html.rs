@@ -96,6 +96,7 @@ mod tests {
             "Receivers",
             "Failed requests",
             "partition-redis",
+            "Near faults",
             "99.99 %",
             "herald loadtest outage-and-recovery --seed 42",
             "AMD EPYC 7B13",

@@ -60,6 +60,7 @@ pub fn summary(result: &RunResult, colour: Colour) -> String {
     parts.extend(examples(result, colour));
     parts.push(section("Deliveries", colour, &deliveries(result)));
     parts.push(latencies(result, colour));
+    parts.extend(near_faults(result, colour));
     parts.extend(profiles(result, colour));
     parts.extend(requests(result, colour));
     parts.extend(goodput(result, colour));
@@ -268,6 +269,16 @@ fn latencies(result: &RunResult, colour: Colour) -> String {
         true => format!("{}\nnothing arrived", colour.title("Latency")),
         false => format!("{}\n{}", colour.title("Latency"), shown(&table)),
     }
+}
+
+fn near_faults(result: &RunResult, colour: Colour) -> Option<String> {
+    let mut table = headed(&["sent near", "times", "arrivals", "p50", "p99", "max"], &[1, 2, 3, 4, 5]);
+    for near in &result.near_faults {
+        let counts = [near.times, near.latency.count].map(words::number);
+        let points = [Point::P50, Point::P99, Point::Max].map(|point| words::time(point.of(&near.latency)));
+        table.add_row([vec![near.fault.name().to_owned()], counts.to_vec(), points.to_vec()].concat());
+    }
+    (!result.near_faults.is_empty()).then(|| format!("{}\n{}", colour.title("Faults"), shown(&table)))
 }
 
 fn profiles(result: &RunResult, colour: Colour) -> Option<String> {

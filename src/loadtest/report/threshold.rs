@@ -175,6 +175,7 @@ impl Names {
         known.push("retry_lateness.p50 (and the other percentiles)".to_owned());
         known.push("send_lateness.p50 (and so on)".to_owned());
         known.push(format!("{}.{used}", PROCESSES.join("|")));
+        known.push("kill-worker.p50 (near this or another fault, and so on)".to_owned());
         if !self.profiles.is_empty() {
             known.push(format!("{}.p50 (any percentile or count)", self.profiles.join("|")));
         }
@@ -246,6 +247,10 @@ mod tests {
         assert!(check("herald.cpu_us<60").is_kept && check("redis.cpu_us<12us").is_kept);
         assert!(check("herald.rss<150MB").is_kept && !check("herald.rss<=1MiB").is_kept);
         assert_eq!(check("late==3").value, Some(3.0));
+        let near = &run.near_faults[0];
+        let (fault, max) = (near.fault.name(), near.latency.max_us);
+        assert!(check(&format!("{fault}.max<={max}us")).is_kept && !check(&format!("{fault}.max<{max}us")).is_kept);
+        assert_eq!(check("failover.max<3s").value, None);
     }
 
     #[test]

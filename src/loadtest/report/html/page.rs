@@ -147,6 +147,10 @@ fn over_time(result: &RunResult) -> Vec<Section> {
         let says = "What was broken on purpose, in seconds since the load began.";
         sections.push(Section { says, ..Section::of_table("Faults", tables::faults(result)) });
     }
+    if !result.near_faults.is_empty() {
+        let says = "From the first try to send an event to its arrival at a healthy receiver: of all that was sent while such a fault held, or while Herald recovered from it.";
+        sections.push(Section { says, ..Section::of_table("Near faults", tables::near_faults(result)) });
+    }
     sections
 }
 

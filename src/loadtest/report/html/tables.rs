@@ -178,6 +178,19 @@ pub(super) fn faults(result: &RunResult) -> Table {
     )
 }
 
+pub(super) fn near_faults(result: &RunResult) -> Table {
+    table(
+        &["Fault", ">Times", ">Arrivals", ">p50", ">p99", ">max"],
+        result.near_faults.iter().map(|near| {
+            let mut cells = vec![text_cell(near.fault.name())];
+            cells.extend([near.times, near.latency.count].map(|many| number_cell(words::number(many))));
+            let points = [Point::P50, Point::P99, Point::Max];
+            cells.extend(points.map(|point| number_cell(words::time(point.of(&near.latency)))));
+            cells
+        }),
+    )
+}
+
 pub(super) fn sums(result: &RunResult) -> Table {
     let (sums, sending) = (&result.deliveries, &result.generator);
     let rows = [
