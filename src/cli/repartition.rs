@@ -147,5 +147,5 @@ async fn show(context: &Context, connection: &mut Connection, keys: &PartitionKe
         ("unfinished", words::number(left.unfinished)),
         ("dead letters", words::number(left.dead)),
     ];
-    Ok(context.output.one(&shown, &rows)?)
+    context.output.one(&shown, &rows)
 }

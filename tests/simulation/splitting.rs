@@ -238,7 +238,8 @@ impl World {
                 server.model.check().map_err(|why| format!("step {step}, server {at}: {why}"))?;
                 server.model.check_indexes().map_err(|why| format!("step {step}, server {at}: {why}"))?;
             }
-            if matches!(self.at, At::Over) && !self.is_troubled {
+            let is_idle = self.servers[1..].iter().all(|server| server.model.records.is_empty());
+            if matches!(self.at, At::Over) && !self.is_troubled && is_idle {
                 return self.judge(before);
             }
         }

@@ -195,10 +195,8 @@ impl Split<'_> {
     /// otherwise a failover could take that back, and hand over a second time what they have finished by then.
     async fn confirm(&self, store: &mut RouteStore, term: &Term, mode: &Mode) -> Result<Next, Trouble> {
         let Some(route) = Route::of(mode) else { return Ok(Next::Work) };
-        if !store.has_begun().await? {
-            if !self.is_known_to_replicas(store, term, mode).await? {
-                return Ok(Next::Lost);
-            }
+        if !store.has_begun().await? && !self.is_known_to_replicas(store, term, mode).await? {
+            return Ok(Next::Lost);
         }
         Ok(Next::Route(route))
     }
