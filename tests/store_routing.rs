@@ -689,3 +689,29 @@ impl Chance {
         self.below(n) == 0
     }
 }
+
+/// A node that has just become the master has no script and, often, no replica: nobody waits for that before it is known how far its
+/// parts are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_new_is_asked_once_and_not_waited_for() {
+    let redis = TestRedis::start().await;
+    let keys = PartitionKeys::new(STREAM).unwrap();
+    let replicas = Replicas { wanted: Some(1), timeout: Duration::from_millis(300) };
+    let mut parts = PartsStore::new(redis.redis(), &keys, PARTS, replicas).unwrap();
+    let route = Route { parts: PARTS, token: "t0".to_owned(), barrier: EntryId::ZERO };
+    for is_new in [true, false] {
+        let _: String = redis.command(&["CONFIG", "RESETSTAT"]).await;
+        let batches =
+            (0..PARTS).map(|part| Batch { part, after: EntryId::ZERO, up_to: EntryId::ZERO, entries: vec![] });
+        for appending in parts.append(&route, batches.collect()).await {
+            for (part, said, is_confirmed) in parts.appended(appending.send().await) {
+                assert!(said.is_ok(), "{part}: {said:?}");
+                assert!(!is_confirmed, "there is no replica");
+            }
+        }
+        let stats: String = redis.command(&["INFO", "commandstats"]).await;
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_wait:")).unwrap();
+        assert!(line.contains("calls=1,"), "{line}");
+        assert_eq!(parts.are_replicas_behind(), !is_new);
+    }
+}

@@ -184,9 +184,9 @@ fn a_worker_that_leaves_or_comes_explains_no_duplicate() {
         [(Fault::LeaveWorker, false), (Fault::JoinWorker, false), (Fault::KillWorker, true), (Fault::Failover, true)]
     {
         let history = clean();
-        history.sent(7, 7, 0, 20.0);
-        history.delivered(7, 20.1);
-        history.answered(7, 2, Answer::Yes, 20.5);
+        history.sent(3, 3, 0, 20.0);
+        history.delivered(3, 20.1);
+        history.answered(3, 2, Answer::Yes, 20.5);
         match is_explained {
             true => kept(&history, &fault(felt, 20.0, 20.2)),
             false => only(&history, &fault(felt, 20.0, 20.2), "duplicated"),

@@ -627,10 +627,12 @@ impl Connection {
     }
 
     /// Runs one script several times, for keys of one node, and then a command behind all of them. Each has an answer of its own.
+    /// `loads`: the script is loaded before, so that the command, which may wait for long, runs only once even where it is not there.
     pub(in crate::store) async fn run_each<T: FromRedisValue>(
         &mut self,
         subject: impl Display,
         calls: &[ScriptCall<'_>],
+        loads: bool,
         then: Option<&Cmd>,
     ) -> Result<(Vec<Result<Value, StoreError>>, Option<T>), StoreError> {
         let Some(first) = calls.first() else { return Ok((Vec::new(), None)) };
@@ -638,7 +640,7 @@ impl Connection {
         let mut answers: Vec<Option<Result<Value, StoreError>>> = calls.iter().map(|_| None).collect();
         let mut last = None;
         // Those that did not run because the script was not there run a second time, once it is.
-        for is_loaded in [false, true] {
+        for is_loaded in [loads, true] {
             let open: Vec<usize> = (0..calls.len()).filter(|at| answers[*at].is_none()).collect();
             if open.is_empty() {
                 break;

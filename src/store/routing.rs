@@ -521,6 +521,7 @@ impl Appending {
 
     async fn exchange(self) -> Result<(Wired, Vec<Result<Appended, StoreError>>, bool), StoreError> {
         let slot = self.names.first().map_or(self.redis.home(), PartitionKeys::slot);
+        let is_new = self.wired.is_none();
         let mut wired = match self.wired {
             Some(wired) => wired,
             None => Wired { connection: self.redis.at_home_in(slot).connect(Purpose::Work).await?, are_behind: false },
@@ -528,12 +529,14 @@ impl Appending {
         let Route { token, barrier, .. } = &self.route;
         let call = |(keys, batch)| append(keys, token, Some(*barrier), batch);
         let calls: Vec<ScriptCall<'_>> = self.names.iter().zip(&self.batches).map(call).collect();
-        let timeout_ms = if wired.are_behind { SHORT_WAIT_MS } else { self.timeout.as_millis() as u64 };
+        // A node that has just become the master has neither the script nor, often, a replica. What is asked first is how far its parts
+        // are, and until that is known nothing goes anywhere: it waits for nobody.
+        let timeout_ms = if is_new || wired.are_behind { SHORT_WAIT_MS } else { self.timeout.as_millis() as u64 };
         let then = (self.wanted > 0).then(|| wait(self.wanted, timeout_ms));
         let subject = Subject("pass entries on to the parts of", &self.node);
-        let (answers, here) = wired.connection.run_each(subject, &calls, then.as_ref()).await?;
+        let (answers, here) = wired.connection.run_each(subject, &calls, is_new, then.as_ref()).await?;
         let are_here = here.unwrap_or(0) >= u64::from(self.wanted);
-        wired.are_behind = !are_here;
+        wired.are_behind = !are_here && !is_new;
         let one = |(keys, answer): (&PartitionKeys, Result<Value, StoreError>)| {
             let subject = Subject("pass entries on to", keys.stream());
             appended(answer?).map_err(|why| StoreError::unexpected(subject, why))
