@@ -542,6 +542,7 @@ impl Partitions {
         let parts = Parts {
             redis: self.redis.at_home_in(keys.slot()).sharing(pool),
             keys,
+            root: PartitionKeys::new(&config.stream.name)?,
             audit: self.audit.clone(),
             settings: self.settings(is_root)?,
             routing: routing::Settings {

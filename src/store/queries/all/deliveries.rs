@@ -4,10 +4,15 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{Partitions, share};
 use crate::{
-    facts::id::{DeliveryId, EndpointId, IntentId},
+    facts::{
+        id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
+        partition::Mode,
+    },
     store::{
         error::StoreError,
-        queries::{ChainHead, EntryStanding, LogFilter, LogPage, MAX_PAGE, Queries, Totals, Unfinished, Whereabouts},
+        queries::{
+            ChainHead, EntryStanding, LogFilter, LogPage, MAX_PAGE, Outcome, Queries, Totals, Unfinished, Whereabouts,
+        },
     },
 };
 
@@ -174,6 +179,58 @@ impl Partitions {
         let found = self.ask_for(&asked, |mut one| async move { one.entry_standing(entry).await }).await?;
         // What a part has not has either not come to it yet, or is over.
         Ok(found.into_iter().rev().find(|standing| *standing != EntryStanding::Gone).unwrap_or(EntryStanding::Gone))
+    }
+
+    /// What became of each of these, all of one account. Whichever stream of its path owes it, it is owed. Each must answer.
+    pub async fn outcomes(
+        &mut self,
+        account: &AccountId,
+        deliveries: &[DeliveryId],
+    ) -> Result<Vec<Outcome>, StoreError> {
+        if !self.are_many() {
+            return self.root().outcomes(deliveries).await;
+        }
+        self.know(deliveries.iter().map(|id| (&id.endpoint, account)));
+        let look = |mut one: Queries, ids: Vec<DeliveryId>| async move {
+            // In this order: what is passed on, or gets a record, between two of them is owed, as it was before.
+            let (routed, outcomes) = (one.routed().await?, one.outcomes(&ids).await?);
+            let kept = one.are_kept(&ids).await?;
+            Ok(outcomes.into_iter().zip(kept).map(|(outcome, is_kept)| (routed, outcome, is_kept)).collect())
+        };
+        let found = self.of_each(deliveries, |id| &id.endpoint, look).await?;
+        self.must_all_answer()?;
+        let outcome = |(id, answers): (&DeliveryId, Vec<(usize, _)>)| {
+            let each = answers.into_iter().map(|(at, answer)| self.outcome_at(at, id.entry, answer));
+            each.reduce(|inner, outer| if inner == Outcome::Settled { outer } else { inner })
+                .unwrap_or(Outcome::Settled)
+        };
+        Ok(deliveries.iter().zip(found).map(outcome).collect())
+    }
+
+    /// What one stream's answer says of a delivery: an entry that it has not read may be none of its own.
+    fn outcome_at(
+        &self,
+        at: usize,
+        entry: EntryId,
+        (routed, outcome, is_kept): (Option<EntryId>, Outcome, bool),
+    ) -> Outcome {
+        if is_kept || outcome == Outcome::Dead {
+            return outcome;
+        }
+        let stream = self.all[at].keys.stream();
+        let barrier_of = |stream: &str| match self.layout.mode(stream) {
+            Mode::Routed { barrier, .. } => Some(*barrier),
+            Mode::Worked | Mode::Splitting { .. } => None,
+        };
+        let barrier = stream.rsplit_once(':').filter(|_| at > 0).and_then(|(above, _)| barrier_of(above));
+        match (barrier_of(stream), barrier) {
+            // It passes on what it has not delivered, and its part knows of that.
+            (Some(_), _) => Outcome::Settled,
+            // It was delivered before there was this part, or handed over to it with its record.
+            (None, Some(barrier)) if entry <= barrier => Outcome::Settled,
+            (None, Some(_)) if routed < Some(entry) => Outcome::Owed { next_ms: None },
+            (None, _) => outcome,
+        }
     }
 
     /// Up to `max` matching lines, after a look at up to `max_look` lines, of all logs together.
