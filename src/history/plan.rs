@@ -64,10 +64,12 @@ impl From<StoreError> for PlanError {
     }
 }
 
-/// Plans to send what the filter selects to its endpoint again, as the registry has that now.
+/// Plans to send what the filter selects to its endpoint again, as the registry has that now. `path` are the streams that the events of
+/// its account come through; the operation is of the last of these.
 pub async fn replay(
     history: &History,
     operations: &mut Operations,
+    path: &[String],
     endpoint: Option<&Endpoint>,
     wanted: Wanted,
 ) -> Result<Operation, PlanError> {
@@ -77,7 +79,7 @@ pub async fn replay(
     }
     let asked = wanted.letters.endpoint.as_ref().ok_or(PlanError::NoEndpoint)?;
     let endpoint = endpoint.ok_or_else(|| PlanError::MissingEndpoint(asked.clone()))?;
-    let (selection, count) = freeze(history, &Selection::from(&wanted.letters), endpoint).await?;
+    let (selection, count) = freeze(history, path, &Selection::from(&wanted.letters), endpoint).await?;
     let mut queries = operations.queries();
     if let Some(last) = selection.last_entry.filter(|last| *last < EntryId::MAX)
         && let Some(page) = queries.events_after(last, 1, 0).await?
@@ -95,6 +97,7 @@ pub async fn replay(
 pub async fn erase(
     history: &History,
     operations: &mut Operations,
+    path: &[String],
     endpoints: &[Endpoint],
     wanted: Wanted,
 ) -> Result<Operation, PlanError> {
@@ -117,7 +120,9 @@ pub async fn erase(
     }
     let events = EventsWanted { account: Some(account), ..EventsWanted::default() };
     let kept = match history.is_on() {
-        true => history.ask(async |reader| reader.freeze_events(&events).await).await.map_err(PlanError::NoHistory)?,
+        true => {
+            history.ask(async |reader| reader.freeze_events(&events, path).await).await.map_err(PlanError::NoHistory)?
+        }
         false => None,
     };
     let count = queries.count_dead_where(letters).await? + kept.map_or(0, |kept| kept.count);
@@ -127,7 +132,12 @@ pub async fn erase(
 }
 
 /// Of the events that `asked` selects, those that this endpoint wants and that the history has read by now; and how many these are.
-async fn freeze(history: &History, asked: &Selection, endpoint: &Endpoint) -> Result<(Selection, u64), PlanError> {
+async fn freeze(
+    history: &History,
+    path: &[String],
+    asked: &Selection,
+    endpoint: &Endpoint,
+) -> Result<(Selection, u64), PlanError> {
     if let Some(other) = asked.account.as_ref().filter(|account| **account != endpoint.account) {
         let (endpoint, own, other) = (endpoint.id.clone(), endpoint.account.clone(), other.clone());
         return Err(PlanError::OtherAccount { endpoint, own, other });
@@ -144,7 +154,7 @@ async fn freeze(history: &History, asked: &Selection, endpoint: &Endpoint) -> Re
     };
     let wanted = wanted(&selection);
     let frozen =
-        history.ask(async |reader| Ok((reader.events_begin_ms().await?, reader.freeze_events(&wanted).await?)));
+        history.ask(async |reader| Ok((reader.events_begin_ms().await?, reader.freeze_events(&wanted, path).await?)));
     let (begins_ms, frozen) = frozen.await.map_err(PlanError::NoHistory)?;
     let (Some(begins_ms), Some(frozen)) = (begins_ms, frozen) else { return Err(PlanError::NoEvents) };
     if (1..begins_ms).contains(&asked.from_ms) {

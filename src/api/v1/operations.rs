@@ -213,6 +213,7 @@ pub async fn plan(
     if matches!(kind, Kind::SendNow | Kind::Replay | Kind::Erase) && request.until.is_none() {
         letters.until_ms = DeadFilter::everything().until_ms;
     }
+    let path = vec![api.0.keys.stream().to_owned()];
     let begun = caller.begun(&api, Act::OperationPlan, &why).filter(&filter);
     let begun = letters.account.iter().fold(begun, Begun::account);
     let begun = letters.endpoint.iter().fold(begun, Begun::endpoint);
@@ -233,14 +234,14 @@ pub async fn plan(
             (Kind::Replay, Some(id)) => {
                 let endpoint = api.with_registry(async |store| store.get(id).await).await?;
                 let plan = async |operations: &mut Operations| {
-                    plan::replay(&api.0.history, operations, endpoint.as_ref(), wanted).await
+                    plan::replay(&api.0.history, operations, &path, endpoint.as_ref(), wanted).await
                 };
                 api.operations(plan).await?
             }
             (Kind::Erase, _) => {
                 let endpoints = api.all_endpoints().await?;
                 let plan = async |operations: &mut Operations| {
-                    plan::erase(&api.0.history, operations, &endpoints, wanted).await
+                    plan::erase(&api.0.history, operations, &path, &endpoints, wanted).await
                 };
                 api.operations(plan).await?
             }

@@ -184,17 +184,18 @@ pub async fn plan(context: &Context, planned: Planned, change: &WhoAndWhy) -> an
     let begun = letters.endpoint.iter().fold(begun, Begun::endpoint);
     let (by, why, random) = (change.by.clone(), change.reason.clone(), rand::random());
     let wanted = Wanted { kind, letters, limit, filter, rate, by, why, random };
+    let path = vec![context.keys()?.stream().to_owned()];
     let work = async |tally: &mut crate::facts::audit::Tally| {
         let mut operations = operations(context).await?;
         let operation = match (kind, &wanted.letters.endpoint) {
             (Kind::Replay, None) => return Err(PlanError::NoEndpoint.into()),
             (Kind::Replay, Some(id)) => {
                 let endpoint = context.registry().await?.get(id).await?;
-                plan::replay(&context.history(), &mut operations, endpoint.as_ref(), wanted).await?
+                plan::replay(&context.history(), &mut operations, &path, endpoint.as_ref(), wanted).await?
             }
             (Kind::Erase, _) => {
                 let endpoints = context.registry().await?.all().await?;
-                plan::erase(&context.history(), &mut operations, &endpoints, wanted).await?
+                plan::erase(&context.history(), &mut operations, &path, &endpoints, wanted).await?
             }
             _ => operations.plan(wanted).await?,
         };

@@ -233,15 +233,38 @@ impl Partitions {
         }
     }
 
+    /// Lines of all logs that a history has still to read, and when the first of them began to wait for it; None if there is none that
+    /// can be read.
+    pub async fn logged_beyond(&mut self, read: &BTreeMap<String, u64>) -> Result<(u64, Option<u64>), StoreError> {
+        let asked = self.everywhere();
+        let look = |mut one: Queries| async move {
+            let line = read.get(one.keys.stream()).copied().unwrap_or(0);
+            Ok((one.log_end().await?.saturating_sub(line), one.logged_after_ms(line).await?))
+        };
+        let found = self.ask_for(&asked, look).await?;
+        let waits_since_ms = found.iter().filter_map(|(_, since_ms)| *since_ms).min();
+        Ok((found.into_iter().map(|(behind, _)| behind).sum(), waits_since_ms))
+    }
+
     /// Up to `max` matching lines, after a look at up to `max_look` lines, of all logs together.
     pub async fn attempts(&mut self, filter: &LogFilter, max: usize, max_look: usize) -> Result<LogPage, StoreError> {
+        self.attempts_beyond(&BTreeMap::new(), filter, max, max_look).await
+    }
+
+    /// The same; of a stream that a history has read up to some line, only what is behind that.
+    pub async fn attempts_beyond(
+        &mut self,
+        read: &BTreeMap<String, u64>,
+        filter: &LogFilter,
+        max: usize,
+        max_look: usize,
+    ) -> Result<LogPage, StoreError> {
         let endpoint = filter.endpoint.as_ref().or(filter.delivery.as_ref().map(|delivery| &delivery.endpoint));
         let asked = self.concerned(filter.account.as_ref(), endpoint).await;
         let most = share(max_look, asked.len(), LEAST_LINES);
-        // A history has read up to there of the root's log only.
-        let of = |at: usize| LogFilter { after: filter.after.filter(|_| at == 0), ..filter.clone() };
-        let look = |at: usize, mut one: Queries| {
-            let filter = of(at);
+        let look = |_, mut one: Queries| {
+            let after = read.get(one.keys.stream()).copied().max(filter.after);
+            let filter = LogFilter { after, ..filter.clone() };
             async move { one.attempts(&filter, max, most).await }
         };
         let mut pages: Vec<LogPage> = self.ask(&asked, look).await?.into_iter().map(|(_, page)| page).collect();
