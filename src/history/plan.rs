@@ -9,7 +9,7 @@ use crate::{
     },
     store::{
         error::StoreError,
-        operations::{OperationError, Operations, Wanted},
+        operations::{AllOperations, OperationError, Wanted},
         queries::DeadFilter,
     },
 };
@@ -64,12 +64,10 @@ impl From<StoreError> for PlanError {
     }
 }
 
-/// Plans to send what the filter selects to its endpoint again, as the registry has that now. `path` are the streams that the events of
-/// its account come through; the operation is of the last of these.
+/// Plans to send what the filter selects to its endpoint again, as the registry has that now.
 pub async fn replay(
     history: &History,
-    operations: &mut Operations,
-    path: &[String],
+    operations: &AllOperations,
     endpoint: Option<&Endpoint>,
     wanted: Wanted,
 ) -> Result<Operation, PlanError> {
@@ -79,7 +77,8 @@ pub async fn replay(
     }
     let asked = wanted.letters.endpoint.as_ref().ok_or(PlanError::NoEndpoint)?;
     let endpoint = endpoint.ok_or_else(|| PlanError::MissingEndpoint(asked.clone()))?;
-    let (selection, count) = freeze(history, path, &Selection::from(&wanted.letters), endpoint).await?;
+    let (mut operations, path) = operations.at_home(&endpoint.account);
+    let (selection, count) = freeze(history, &path, &Selection::from(&wanted.letters), endpoint).await?;
     let mut queries = operations.queries();
     if let Some(last) = selection.last_entry.filter(|last| *last < EntryId::MAX)
         && let Some(page) = queries.events_after(last, 1, 0).await?
@@ -96,8 +95,7 @@ pub async fn replay(
 /// Plans to erase what is kept of an account's events up to now, and counts its dead letters and what the history keeps.
 pub async fn erase(
     history: &History,
-    operations: &mut Operations,
-    path: &[String],
+    operations: &mut AllOperations,
     endpoints: &[Endpoint],
     wanted: Wanted,
 ) -> Result<Operation, PlanError> {
@@ -113,22 +111,24 @@ pub async fn erase(
     if let Some(endpoint) = endpoints.iter().find(sent) {
         return Err(PlanError::StillSent { endpoint: endpoint.id.clone() });
     }
-    let mut queries = operations.queries();
+    let (mut own, path) = operations.at_home(&account);
+    let last_entry = Some(operations.partitions().last_entry_of(&account).await?);
+    let mut queries = own.queries();
     let left = queries.unindexed_dead().await?;
     if left > 0 {
         return Err(OperationError::Unindexed(left).into());
     }
     let events = EventsWanted { account: Some(account), ..EventsWanted::default() };
     let kept = match history.is_on() {
-        true => {
-            history.ask(async |reader| reader.freeze_events(&events, path).await).await.map_err(PlanError::NoHistory)?
-        }
+        true => history
+            .ask(async |reader| reader.freeze_events(&events, &path).await)
+            .await
+            .map_err(PlanError::NoHistory)?,
         false => None,
     };
     let count = queries.count_dead_where(letters).await? + kept.map_or(0, |kept| kept.count);
-    let last_entry = Some(queries.last_entry().await?);
     let selection = Selection { until_ms: queries.now_ms().await?, last_entry, ..Selection::from(letters) };
-    Ok(operations.plan_frozen(wanted, selection, count).await?)
+    Ok(own.plan_frozen(wanted, selection, count).await?)
 }
 
 /// Of the events that `asked` selects, those that this endpoint wants and that the history has read by now; and how many these are.

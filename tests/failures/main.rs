@@ -19,6 +19,7 @@ mod replay;
 mod sealed;
 mod sharing;
 mod smoke;
+mod split_history;
 mod supervised;
 mod watched;
 

@@ -233,8 +233,18 @@ impl Partitions {
         }
     }
 
+    /// The numbers of those that deliver something of it, of whatever is not given anything.
+    pub(in crate::store) async fn with_deliveries(
+        &mut self,
+        account: Option<&AccountId>,
+        endpoint: Option<&EndpointId>,
+    ) -> Vec<usize> {
+        let concerned = self.concerned(account, endpoint).await;
+        self.that_deliver().into_iter().filter(|at| concerned.contains(at)).collect()
+    }
+
     /// Asks these, by their numbers; those that do not answer are noted. An error only if none answers.
-    fn ask<'a, T: Send + 'a, F: Future<Output = Result<T, StoreError>> + Send + 'a>(
+    pub(in crate::store) fn ask<'a, T: Send + 'a, F: Future<Output = Result<T, StoreError>> + Send + 'a>(
         &'a mut self,
         asked: &'a [usize],
         what: impl Fn(usize, Queries) -> F + Send + Sync + 'a,
