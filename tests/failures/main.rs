@@ -20,6 +20,7 @@ mod sealed;
 mod sharing;
 mod smoke;
 mod split_history;
+mod split_operations;
 mod supervised;
 mod watched;
 
