@@ -257,7 +257,8 @@ impl<'a> Following<'a> {
         let mut has_looked = false;
         for at in 0..self.readings.len() {
             let reading = &mut self.readings[at];
-            if !(reading.is_due(now) || is_last && reading.is_own) {
+            // One that was its own a moment ago has its last lines read, too.
+            if !(reading.is_due(now) || is_last && !reading.is_onlooker) {
                 continue;
             }
             let done = reading.look(self.of, &mut self.writer, own).await;

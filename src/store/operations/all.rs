@@ -94,7 +94,8 @@ impl AllOperations {
             }
             return Err(error);
         }
-        merged(planned.into_iter().map(|(_, operation)| operation)).ok_or(OperationError::Nothing)
+        let whole = merged(planned.into_iter().map(|(_, operation)| operation)).ok_or(OperationError::Nothing)?;
+        Ok(self.naming_away(whole))
     }
 
     /// How many of what is wanted each partition has that has any.
@@ -167,12 +168,14 @@ impl AllOperations {
     /// All of it. What does not answer is what it waits for.
     pub async fn find(&mut self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         let shares = self.shares_of(id).await?;
-        let unavailable = self.partitions.unavailable();
         let found = merged(shares.into_iter().map(|share| share.operation));
-        Ok(found.map(|mut operation| {
-            operation.waits.extend(unavailable.iter().map(|stream| format!("{stream}: it does not answer")));
-            operation
-        }))
+        Ok(found.map(|operation| self.naming_away(operation)))
+    }
+
+    fn naming_away(&self, mut operation: Operation) -> Operation {
+        let away = self.partitions.unavailable();
+        operation.waits.extend(away.iter().map(|stream| format!("{stream}: it does not answer")));
+        operation
     }
 
     /// Starts one partition's share, with the entry of the audit log that this begins with.
@@ -279,7 +282,7 @@ impl AllOperations {
         let mut unowned = Vec::new();
         for share in self.shares_of(id).await? {
             let at = self.partitions.each().iter().position(|one| one.keys().stream() == share.stream).unwrap_or(0);
-            let is_open = matches!(share.operation.state, State::Running | State::Cancelling);
+            let is_open = !share.operation.state.has_ended();
             let look = |_, mut one: Queries| async move { one.lease().await };
             if is_open && self.partitions.ask(&[at], look).await?.into_iter().any(|(_, lease)| lease.is_none()) {
                 unowned.push(share.stream);
