@@ -113,7 +113,7 @@ async fn a_replay_takes_what_the_history_kept_to_the_part_of_its_account() {
     let event = |n: usize| Event::new(n, &format!("acc_{}", n % ACCOUNTS), &format!("pi_{n}"), "Created");
     world.publish(&(0..ACCOUNTS * LETTERS).map(event).collect::<Vec<_>>()).await;
     world.merchants.until_delivered(ACCOUNTS * LETTERS).await;
-    place.until_kept(ACCOUNTS * LETTERS).await;
+    until("all events to be kept", async || place.count().await == ACCOUNTS * LETTERS).await;
     let url = place.url();
     let words = ["operation", "plan", "replay", "--endpoint", "ep_3", "--reason", "they lost it", "-o", "json"];
     let output = verb(&world, &url, &words);

@@ -75,7 +75,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// One that is not this process' own waits until it has not moved.
+    /// Its owner is told of it at once, so that what is there is kept for it, too.
     pub async fn begin(keys: PartitionKeys, writer: &Writer) -> Result<Self, Failed> {
         let book = writer.book(keys.stream()).await?;
         let (position, source) = (writer.position(&book).await?, writer.source(&book).await?);
@@ -84,7 +84,7 @@ impl Reading {
             keys,
             is_own: false,
             is_onlooker: true,
-            look_at: now + LOOK_ON_EVERY,
+            look_at: now,
             queries: None,
             book,
             position,
