@@ -34,8 +34,8 @@ use crate::{
         attempts::{Crew, Senders},
         breaker::BreakerSettings,
         budgets::Budgets,
-        fleet::{Fleet, Partition, Shared, Standings, Threads},
-        membership::Settings as Share,
+        fleet::{Fleet, Shared, Standings, Threads},
+        membership::{Doing, Settings as Share},
         partition::{ACQUIRE_EVERY_MS, ACQUIRE_SOON_MS, Happening, Settings},
         presence::{Company, OwnShare, Presence},
         shared_budgets::SharedBudgets,
@@ -182,6 +182,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         senders,
         company,
     };
+    let follower = follower(config, redis.clone(), &standings, metrics.clone())?;
     // What is wrong with the configuration is said before anything is begun.
     partitions.settings(&config.stream.name)?;
     let crew =
@@ -216,6 +217,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let following = tokio::spawn(registry.clone().run(redis.clone(), rest.clone()));
     let unlocking = tokio::spawn(keyring.clone().follow(rest.clone()));
     let presenting = tokio::spawn(presence.run(rest.clone()));
+    let remembering = tokio::spawn(remember(follower, rest.clone()));
     let sharing = tokio::spawn(sharing.run(cancel.clone()));
     let (mut page, mut intents) = (metrics.page().and(registry.page()), None);
     if let Some(address) = config.intents.listen {
@@ -259,6 +261,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         (sweeping, "the sweep of expired secrets"),
         (unlocking, "what follows the keys"),
         (presenting, "what tells the other workers"),
+        (remembering, "the history's follower"),
         (telling, "what tells systemd"),
         (telling_keys, "what looks for missing keys"),
     ];
@@ -440,6 +443,21 @@ fn replicas(config: &Config) -> Replicas {
     Replicas { wanted: config.redis.wait, timeout: config.redis.wait_timeout }
 }
 
+/// Reads the logs of the stream and all its parts into the history, if there is to be one; first those that this process works on.
+fn follower(config: &Config, redis: Redis, standings: &Standings, metrics: Metrics) -> Result<Option<Follower>> {
+    let Some(url) = config.history.url.clone() else { return Ok(None) };
+    let settings = HistorySettings { url, keep: config.history.keep, bodies: config.history.bodies };
+    let (root, standings) = (PartitionKeys::new(&config.stream.name)?, standings.watch());
+    let works_on = move |stream: &str| matches!(standings.borrow().get(stream), Some(Doing::Owned | Doing::Stopping));
+    Ok(Some(Follower::new(settings, redis, root, works_on, metrics)))
+}
+
+async fn remember(follower: Option<Follower>, cancel: CancellationToken) {
+    if let Some(follower) = follower {
+        follower.run(cancel).await;
+    }
+}
+
 /// Keys that endpoints need and this process does not have, once the endpoints were read.
 async fn tell_missing_keys(registry: Registry, readiness: Readiness, cancel: CancellationToken) {
     let mut changes = registry.changes();
@@ -543,18 +561,14 @@ impl Partitions {
     }
 
     /// The one on this stream.
-    fn partition(&self, stream: &str, Shared { attempts, pool, hands_over }: Shared) -> Result<Partition> {
+    fn partition(&self, stream: &str, Shared { attempts, pool, hands_over }: Shared) -> Result<Parts> {
         let config = &self.config;
         let limits = &config.limits;
         let (keys, metrics) = (PartitionKeys::new(stream)?, self.metrics.partition(stream));
-        let history = config.history.url.clone();
-        let follower = history.map(|url| {
-            let settings = HistorySettings { url, keep: config.history.keep, bodies: config.history.bodies };
-            Follower::new(settings, self.redis.at_home_in(keys.slot()), keys.clone(), self.metrics.clone())
-        });
-        let parts = Parts {
+        Ok(Parts {
             redis: self.redis.at_home_in(keys.slot()).sharing(pool),
             keys,
+            root: PartitionKeys::new(&config.stream.name)?,
             audit: self.audit.clone(),
             settings: self.settings(stream)?,
             routing: routing::Settings {
@@ -569,7 +583,7 @@ impl Partitions {
             disable_after: limits.disable_after,
             registry: self.registry.clone(),
             gives_way: self.gives_way.clone(),
-            history: History::new(config.history.clone(), stream, HISTORY_PATIENCE),
+            history: History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE),
             sender: Arc::clone(&self.sender),
             attempts,
             metrics,
@@ -580,8 +594,7 @@ impl Partitions {
             share: self.shared_budgets.share(),
             listener: self.listener.clone(),
             grace: config.shutdown.grace,
-        };
-        Ok(Partition { parts, follower })
+        })
     }
 }
 

@@ -30,7 +30,6 @@ use super::{
 };
 use crate::{
     clock,
-    history::follower::Follower,
     store::pool::Pool,
     telemetry::{
         log_line::of_partition,
@@ -93,13 +92,6 @@ impl Standings {
     }
 }
 
-/// All that one partition needs, made anew each time it is begun.
-pub struct Partition {
-    pub parts: Parts,
-    /// Behind it, where there is a history.
-    pub follower: Option<Follower>,
-}
-
 /// What it needs of the process.
 pub struct Shared {
     pub attempts: Attempts,
@@ -110,7 +102,8 @@ pub struct Shared {
 }
 
 type Reason = Box<dyn Error + Send + Sync>;
-type Make = dyn Fn(&str, Shared) -> Result<Partition, Reason> + Send + Sync;
+/// Makes all that one partition needs, anew each time it is begun.
+type Make = dyn Fn(&str, Shared) -> Result<Parts, Reason> + Send + Sync;
 
 pub struct Fleet {
     loops: Vec<Loop>,
@@ -150,7 +143,7 @@ impl Fleet {
         crew: Arc<Crew>,
         standings: Standings,
         readiness: Readiness,
-        make: impl Fn(&str, Shared) -> Result<Partition, Reason> + Send + Sync + 'static,
+        make: impl Fn(&str, Shared) -> Result<Parts, Reason> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let loops = (0..loops.max(1)).map(|_| Loop::start(readiness.clone())).collect::<io::Result<_>>()?;
         Ok(Self { loops, crew, standings, readiness, make: Arc::new(make) })
@@ -219,21 +212,12 @@ async fn watch_over(
     (stop, hands_over): (CancellationToken, Arc<AtomicBool>),
 ) -> String {
     loop {
-        let ended = match make(
-            &stream,
-            Shared { attempts: crew.join(), pool: pool.clone(), hands_over: Arc::clone(&hands_over) },
-        ) {
-            Ok(Partition { parts, follower }) => {
-                let rest = stop.child_token();
-                let follower = follower.map(|follower| tokio::spawn(of_partition(&stream, follower.run(rest.clone()))));
+        let shared = Shared { attempts: crew.join(), pool: pool.clone(), hands_over: Arc::clone(&hands_over) };
+        let ended = match make(&stream, shared) {
+            Ok(parts) => {
                 let run = stop.clone();
                 let work = async move { Worker::new(parts).run(run).await };
                 let ended = runtime.spawn(of_partition(&stream, work)).await;
-                rest.cancel();
-                if let Some(follower) = follower {
-                    // It ends by itself; a panic there was logged by its own task.
-                    let _ = follower.await;
-                }
                 ended.map_err(Reason::from)
             }
             Err(error) => Err(error),

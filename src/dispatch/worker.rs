@@ -84,6 +84,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct Parts {
     pub redis: Redis,
     pub keys: PartitionKeys,
+    /// Of the stream that this one is, or is a part of.
+    pub root: PartitionKeys,
     /// For what Herald does by itself.
     pub audit: Audit,
     pub settings: Settings,
@@ -127,6 +129,7 @@ pub struct Worker {
     partition: Partition<Registry>,
     redis: Redis,
     keys: PartitionKeys,
+    root: PartitionKeys,
     audit: Audit,
     registry: Registry,
     metrics: PartitionMetrics,
@@ -201,6 +204,7 @@ impl Worker {
             publisher: Publisher::start(
                 redis.clone(),
                 keys.clone(),
+                parts.root.clone(),
                 registry.clone(),
                 parts.audit.clone(),
                 parts.disable_after,
@@ -213,6 +217,7 @@ impl Worker {
             routing,
             redis,
             keys,
+            root: parts.root,
             audit: parts.audit,
             registry,
             reporter,
@@ -513,8 +518,8 @@ impl Worker {
                 Errand::AbortFlights => self.attempts.abort_all(),
                 Errand::ConfirmRegistry => drop(self.errands.spawn(of_the_same(confirm(self.registry.clone())))),
                 Errand::Core(errand) => {
-                    let (redis, keys, audit) = (self.redis.clone(), self.keys.clone(), self.audit.clone());
-                    drop(self.errands.spawn(of_the_same(change_endpoint(redis, keys, audit, errand))));
+                    let (redis, root, audit) = (self.redis.clone(), self.root.clone(), self.audit.clone());
+                    drop(self.errands.spawn(of_the_same(change_endpoint(redis, root, audit, errand))));
                 }
             }
         }

@@ -5,11 +5,7 @@ use super::finding::{Finding, Findings};
 use crate::{
     config::Config,
     history::{Access, Database, Gap, HistoryError, Horizon, Reader, Unowed, Wanted},
-    store::{
-        connection::{Purpose, Redis},
-        keys::PartitionKeys,
-        queries::Queries,
-    },
+    store::{connection::Redis, keys::PartitionKeys, queries::Partitions},
     surface::words::{count, number, span, when},
 };
 
@@ -63,14 +59,13 @@ async fn ask(
     keys: PartitionKeys,
     now_ms: u64,
 ) -> Result<Look, Box<dyn std::error::Error>> {
-    let mut queries = Queries::new(redis.connect(Purpose::Other).await?, keys);
+    let mut queries = Partitions::connect(&redis, &keys).await?;
     if let Some(log) = queries.log_id().await? {
         reader.check_log(&log).await?;
     }
     let horizon = reader.horizon(keep_days, now_ms, &Wanted::default()).await?;
     let unowed = reader.unowed(now_ms.saturating_sub(DAY_MS), MAX_ACCOUNTS).await?;
-    let behind = queries.log_end().await?.saturating_sub(horizon.line);
-    let waits_since_ms = queries.logged_after_ms(horizon.line).await?;
+    let (behind, waits_since_ms) = queries.logged_beyond(&horizon.read).await?;
     Ok(Look {
         behind,
         waited_ms: waits_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms)),
@@ -165,6 +160,8 @@ fn against(gap: &Gap) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::doctor::finding::Level;
 
@@ -173,8 +170,7 @@ mod tests {
     }
 
     fn well() -> Look {
-        let horizon =
-            Horizon { begins_ms: Some(DAY_MS), line: 7, until_ms: 9 * DAY_MS, gaps: Vec::new(), more_gaps: 0 };
+        let horizon = Horizon { begins_ms: Some(DAY_MS), read: BTreeMap::new(), gaps: Vec::new(), more_gaps: 0 };
         Look { horizon, behind: 3, waited_ms: 400, unowed: Vec::new() }
     }
 

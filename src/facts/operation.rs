@@ -110,6 +110,12 @@ impl State {
         }
     }
 
+    /// Of two shares of one operation: what there is still to say about either is said of both.
+    fn with(self, other: Self) -> Self {
+        let says = [Self::Running, Self::Cancelling, Self::Paused, Self::Planned, Self::Cancelled, Self::Done];
+        says.into_iter().find(|state| *state == self || *state == other).unwrap_or(self)
+    }
+
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Cancelled | Self::Done)
     }
@@ -230,6 +236,36 @@ impl Operation {
     }
 }
 
+/// One operation from what several partitions have of it; none where there is nothing of it.
+pub fn merged(shares: impl IntoIterator<Item = Operation>) -> Option<Operation> {
+    shares.into_iter().reduce(|one, other| Operation {
+        plan: Plan {
+            count: one.plan.count + other.plan.count,
+            at_ms: one.plan.at_ms.min(other.plan.at_ms),
+            selection: Selection {
+                until_ms: one.plan.selection.until_ms.max(other.plan.selection.until_ms),
+                ..one.plan.selection
+            },
+            ..one.plan
+        },
+        state: one.state.with(other.state),
+        rate: one.rate.saturating_add(other.rate),
+        counts: Counts {
+            open: one.counts.open + other.counts.open,
+            done: one.counts.done + other.counts.done,
+            refused: one.counts.refused + other.counts.refused,
+            dead_again: one.counts.dead_again + other.counts.dead_again,
+            overtaken: one.counts.overtaken + other.counts.overtaken,
+        },
+        started: one.started.into_iter().chain(other.started).min_by_key(|started| started.at_ms),
+        changed: one.changed.into_iter().chain(other.changed).max_by_key(|changed| changed.at_ms),
+        // Not before the last.
+        ended_ms: one.ended_ms.zip(other.ended_ms).map(|(one, other)| one.max(other)),
+        waits: one.waits.into_iter().chain(other.waits).collect(),
+        ..one
+    })
+}
+
 /// Who changed it, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -274,6 +310,27 @@ mod tests {
         for other in ["op_none", "op_00000000000000000000000000", "op_é000000000000000000000000"] {
             assert_eq!(OperationId::new(other).ok().and_then(|id| made_ms(&id)), None, "{other}");
         }
+    }
+
+    #[test]
+    fn shares_are_one_operation_which_goes_on_until_all_have_ended() {
+        let share = |state, done, ended_ms| {
+            let (schema, kind, selection) = (OPERATION_SCHEMA, Kind::Redeliver, Selection::default());
+            let (filter, by, why) = ("--all".to_owned(), "ops".to_owned(), "mended".to_owned());
+            let plan = Plan { schema, kind, selection, filter, count: 10, by, why, at_ms: done };
+            let (id, counts) = (new_id(1, 1), Counts { done, open: 1, ..Counts::default() });
+            let (started, changed, waits, audit) = (None, None, vec![format!("{done}")], None);
+            Operation { id, plan, state, rate: 50, counts, started, changed, ended_ms, waits, audit }
+        };
+        assert_eq!(merged([]), None);
+        let one = share(State::Done, 7, Some(7));
+        assert_eq!(merged([one.clone()]), Some(one.clone()));
+        let both = merged([one.clone(), share(State::Running, 2, None), share(State::Done, 1, Some(3))]).unwrap();
+        assert_eq!((both.state, both.ended_ms, both.plan.count, both.rate), (State::Running, None, 30, 150));
+        assert_eq!((both.counts.done, both.left(), both.waits.len()), (10, 17, 3));
+        let ended = merged([one.clone(), share(State::Cancelled, 1, Some(9))]).unwrap();
+        assert_eq!((ended.state, ended.ended_ms), (State::Cancelled, Some(9)));
+        assert_eq!(merged([one, share(State::Planned, 1, None)]).unwrap().state, State::Planned, "to be started yet");
     }
 
     #[test]

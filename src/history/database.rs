@@ -26,6 +26,17 @@ const OF_FILE: &str = "PRAGMA busy_timeout = 10000; PRAGMA synchronous = NORMAL;
 const LEAVE_FILE: &str = "PRAGMA busy_timeout = 1000; PRAGMA wal_checkpoint(TRUNCATE);";
 const OF_FILE_WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 67108864;";
 
+/// The names of the books of the stream itself.
+const ATTEMPTS: &str = "attempts";
+const EVENTS: &str = "events";
+
+/// Under which names the database keeps how far one stream is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Book {
+    pub log: String,
+    pub source: String,
+}
+
 /// The name under which the id of its log is kept.
 const LOG: &str = "log";
 
@@ -69,12 +80,13 @@ pub(super) enum Kind {
     Postgres,
 }
 
-/// An open history of one stream.
+/// An open history of one stream, and of the parts that it is split into.
 #[derive(Clone)]
 pub struct Database {
     pub(super) pool: AnyPool,
     pub(super) kind: Kind,
     place: String,
+    stream: String,
     /// Of SQLite: its path, and which file was there when it was opened.
     file: Option<(PathBuf, FileId)>,
 }
@@ -99,7 +111,7 @@ impl Database {
         }
         let pool = connect(url, kind, access).await.map_err(broken)?;
         let file = url.file().map(|path| (path.clone(), file_at(&path)));
-        let database = Self { pool, kind, place, file };
+        let database = Self { pool, kind, place, stream: stream.to_owned(), file };
         if access == Access::Write {
             schema::make(&database, stream).await.map_err(broken)?;
         }
@@ -138,6 +150,17 @@ impl Database {
             true => Ok(()),
             false => Err(HistoryError::OtherRedis { place: self.place.clone() }),
         }
+    }
+
+    /// The names under which it keeps how far a stream's log and its events were read: those of a part end as its own name does.
+    pub(super) fn book(&self, stream: &str) -> Book {
+        let part = stream.strip_prefix(&self.stream).unwrap_or_default();
+        Book { log: format!("{ATTEMPTS}{part}"), source: format!("{EVENTS}{part}") }
+    }
+
+    /// The stream whose log has this name; none if it is no log's.
+    pub(super) fn stream_of(&self, log: &str) -> Option<String> {
+        log.strip_prefix(ATTEMPTS).map(|part| format!("{}{part}", self.stream))
     }
 
     /// Where it is, without a password.

@@ -35,12 +35,13 @@ impl Eraser {
         let mut transaction = schema::begin(&self.database).await?;
         for table in events::tables(&mut transaction).await? {
             let sql = format!(
-                "DELETE FROM {table} WHERE (entry_ms, entry_seq) IN \
+                "DELETE FROM {table} WHERE account = $4 AND (entry_ms, entry_seq) IN \
                  (SELECT entry_ms, entry_seq FROM {table} \
                  WHERE account = $1 AND (entry_ms, entry_seq) <= ($2, $3) LIMIT {ROWS})"
             );
             let gone =
                 sqlx::query(AssertSqlSafe(sql)).bind(account.to_string()).bind(number(last.ms)).bind(number(last.seq));
+            let gone = gone.bind(account.to_string());
             let gone = gone.execute(&mut *transaction).await?;
             if gone.rows_affected() > 0 {
                 transaction.commit().await?;

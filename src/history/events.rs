@@ -6,7 +6,7 @@ use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction, any::AnyRow
 
 use super::{
     DAY_MS,
-    database::{Database, HistoryError, Kind},
+    database::{Book, Database, HistoryError, Kind},
     day_of,
     reader::{Gap, Reader},
     schema::{self, number, unsigned},
@@ -119,25 +119,27 @@ pub(super) struct Source {
 
 impl Writer {
     /// None before the first entry was read.
-    pub async fn source(&self) -> Result<Option<Source>, HistoryError> {
-        let read = async || source(&mut *self.database.pool.acquire().await?).await;
+    pub async fn source(&self, book: &Book) -> Result<Option<Source>, HistoryError> {
+        let read = async || source(&mut *self.database.pool.acquire().await?, book).await;
         read().await.map_err(|error| self.database.broken(error))
     }
 
     /// Writes what follows `from`. False: somebody else has written on meanwhile, and nothing was changed.
     pub async fn write_events(
         &self,
+        book: &Book,
         from: Option<Source>,
         to: Source,
         events: &[KeptEvent],
         missed: Option<&Missed>,
     ) -> Result<bool, HistoryError> {
-        let written = self.try_write_events(from, to, events, missed).await;
+        let written = self.try_write_events(book, from, to, events, missed).await;
         written.map_err(|error| self.database.broken(error))
     }
 
     async fn try_write_events(
         &self,
+        book: &Book,
         from: Option<Source>,
         to: Source,
         events: &[KeptEvent],
@@ -145,7 +147,7 @@ impl Writer {
     ) -> Result<bool, sqlx::Error> {
         let mut transaction = schema::begin(&self.database).await?;
         // First, because it keeps others from writing.
-        if !move_on(&mut transaction, from, to).await? {
+        if !move_on(&mut transaction, book, from, to).await? {
             return Ok(false);
         }
         if let Some(missed) = missed {
@@ -181,7 +183,7 @@ impl Writer {
         sqlx::query(AssertSqlSafe(drop)).execute(&mut *transaction).await?;
         let forget = "DELETE FROM herald_history_body_days WHERE day = $1";
         sqlx::query(forget).bind(number(day)).execute(&mut *transaction).await?;
-        let begins = "UPDATE herald_history_source SET begins_ms = $1 WHERE stream = 'events' AND begins_ms < $2";
+        let begins = "UPDATE herald_history_source SET begins_ms = $1 WHERE begins_ms < $2";
         let begins_ms = number((day + 1) * DAY_MS);
         sqlx::query(begins).bind(begins_ms).bind(begins_ms).execute(&mut *transaction).await?;
         transaction.commit().await?;
@@ -191,19 +193,20 @@ impl Writer {
 
 async fn move_on(
     transaction: &mut Transaction<'static, Any>,
+    book: &Book,
     from: Option<Source>,
     to: Source,
 ) -> Result<bool, sqlx::Error> {
     let written = match from {
         None => {
             let begin = "INSERT INTO herald_history_source (stream, entry_ms, entry_seq, added, read_ms, begins_ms) \
-                         VALUES ('events', $1, $2, $3, $4, $4) ON CONFLICT DO NOTHING";
-            bind_source(sqlx::query(begin), to)
+                         VALUES ($5, $1, $2, $3, $4, $4) ON CONFLICT DO NOTHING";
+            bind_source(sqlx::query(begin), to).bind(book.source.clone())
         }
         Some(from) => {
             let update = "UPDATE herald_history_source SET entry_ms = $1, entry_seq = $2, added = $3, read_ms = $4 \
-                          WHERE stream = 'events' AND entry_ms = $5 AND entry_seq = $6 AND added = $7";
-            let update = bind_source(sqlx::query(update), to);
+                          WHERE stream = $5 AND entry_ms = $6 AND entry_seq = $7 AND added = $8";
+            let update = bind_source(sqlx::query(update), to).bind(book.source.clone());
             update.bind(number(from.entry.ms)).bind(number(from.entry.seq)).bind(number(from.added))
         }
     };
@@ -217,19 +220,72 @@ fn bind_source(query: Query<'_>, to: Source) -> Query<'_> {
 }
 
 async fn make_day(kind: Kind, connection: &mut AnyConnection, day: u64) -> Result<(), sqlx::Error> {
-    let (table, bytes) = (table_of(day), if kind == Kind::Sqlite { "BLOB" } else { "BYTEA" });
+    let table = table_of(day);
+    make_table(kind, connection, &table).await?;
+    index(connection, &table).await?;
+    let known = "INSERT INTO herald_history_body_days (day) VALUES ($1) ON CONFLICT DO NOTHING";
+    sqlx::query(known).bind(number(day)).execute(connection).await.map(drop)
+}
+
+/// Two parts of a stream may give out the same id, but an account's events are in one of them.
+async fn make_table(kind: Kind, connection: &mut AnyConnection, table: &str) -> Result<(), sqlx::Error> {
+    let bytes = if kind == Kind::Sqlite { "BLOB" } else { "BYTEA" };
     let sql = format!(
         "CREATE TABLE IF NOT EXISTS {table} (entry_ms BIGINT NOT NULL, entry_seq BIGINT NOT NULL, read_ms BIGINT NOT NULL, \
          account TEXT NOT NULL, intent TEXT NOT NULL, event TEXT NOT NULL, event_type TEXT NOT NULL, number BIGINT NOT NULL, \
-         traceparent TEXT NOT NULL, body {bytes} NOT NULL, PRIMARY KEY (entry_ms, entry_seq))"
+         traceparent TEXT NOT NULL, body {bytes} NOT NULL, PRIMARY KEY (entry_ms, entry_seq, account))"
     );
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await.map(drop)
+}
+
+async fn index(connection: &mut AnyConnection, table: &str) -> Result<(), sqlx::Error> {
     for (name, columns) in [("account", "account, entry_ms, entry_seq"), ("intent", "intent"), ("event", "event")] {
         let sql = format!("CREATE INDEX IF NOT EXISTS {table}_{name} ON {table} ({columns})");
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
-    let known = "INSERT INTO herald_history_body_days (day) VALUES ($1) ON CONFLICT DO NOTHING";
-    sqlx::query(known).bind(number(day)).execute(connection).await.map(drop)
+    Ok(())
+}
+
+/// A table of an older Herald, which knew of one stream only, has the account in its key from now on; one that nobody writes to any more
+/// stays as it is.
+pub(super) async fn tell_accounts_apart(
+    connection: &mut AnyConnection,
+    kind: Kind,
+    today: u64,
+) -> Result<(), sqlx::Error> {
+    // The day is that of Redis' clock.
+    for day in days(connection).await?.into_iter().filter(|day| day + 1 >= today) {
+        let table = table_of(day);
+        let columns = match kind {
+            Kind::Sqlite => format!("SELECT COUNT(*) FROM pragma_table_info('{table}') WHERE pk > 0"),
+            Kind::Postgres => format!(
+                "SELECT COUNT(*) FROM information_schema.key_column_usage \
+                 WHERE table_schema = current_schema() AND table_name = '{table}'"
+            ),
+        };
+        let row = sqlx::query(AssertSqlSafe(columns)).fetch_one(&mut *connection).await?;
+        if row.try_get::<i64, usize>(0)? != 2 {
+            continue;
+        }
+        if kind == Kind::Postgres {
+            let sql = format!(
+                "ALTER TABLE {table} DROP CONSTRAINT {table}_pkey, ADD PRIMARY KEY (entry_ms, entry_seq, account)"
+            );
+            sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+            continue;
+        }
+        let (new, names) = (format!("{table}_new"), COLUMNS.join(", "));
+        make_table(kind, connection, &new).await?;
+        for sql in [
+            format!("INSERT INTO {new} ({names}) SELECT {names} FROM {table}"),
+            format!("DROP TABLE {table}"),
+            format!("ALTER TABLE {new} RENAME TO {table}"),
+        ] {
+            sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+        }
+        index(connection, &table).await?;
+    }
+    Ok(())
 }
 
 async fn insert(kind: Kind, connection: &mut AnyConnection, day: u64, events: &[KeptEvent]) -> Result<(), sqlx::Error> {
@@ -337,14 +393,15 @@ impl Reader {
         Ok((found, has_older))
     }
 
-    /// How many there are now, and up to where that is all; None while nothing was read.
-    pub async fn freeze_events(&self, wanted: &EventsWanted) -> Result<Option<Frozen>, HistoryError> {
-        self.try_freeze_events(wanted).await.map_err(|error| self.database.broken(error))
+    /// How many there are now, and up to where that is all; None while nothing was read. `path` are the streams that they came through,
+    /// the outermost first.
+    pub async fn freeze_events(&self, wanted: &EventsWanted, path: &[String]) -> Result<Option<Frozen>, HistoryError> {
+        self.try_freeze_events(wanted, path).await.map_err(|error| self.database.broken(error))
     }
 
-    async fn try_freeze_events(&self, wanted: &EventsWanted) -> Result<Option<Frozen>, sqlx::Error> {
+    async fn try_freeze_events(&self, wanted: &EventsWanted, path: &[String]) -> Result<Option<Frozen>, sqlx::Error> {
         let mut transaction = begin_reading(&self.database).await?;
-        let Some(source) = source(&mut transaction).await? else { return Ok(None) };
+        let Some(source) = self.source_of(&mut transaction, path).await? else { return Ok(None) };
         let (until_ms, last) = match wanted.until_ms {
             Some(until_ms) if until_ms < source.read_ms => (until_ms, EntryId::MAX),
             _ => (source.read_ms, source.entry),
@@ -354,9 +411,20 @@ impl Reader {
         Ok(Some(Frozen { count, until_ms, last }))
     }
 
-    /// Up to where events were read; None before the first.
-    pub async fn events_read(&self) -> Result<Option<EventPlace>, HistoryError> {
-        let read = async || source(&mut *self.database.pool.acquire().await?).await;
+    /// How far the innermost stream of a path has been read of which anything was: what is before that has its events from the time
+    /// before there were parts.
+    async fn source_of(&self, connection: &mut AnyConnection, path: &[String]) -> Result<Option<Source>, sqlx::Error> {
+        for stream in path.iter().rev() {
+            if let Some(source) = source(connection, &self.database.book(stream)).await? {
+                return Ok(Some(source));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Up to where those events were read that come through these streams; None before the first.
+    pub async fn events_read(&self, path: &[String]) -> Result<Option<EventPlace>, HistoryError> {
+        let read = async || self.source_of(&mut *self.database.pool.acquire().await?, path).await;
         let source = read().await.map_err(|error| self.database.broken(error))?;
         Ok(source.map(|source| EventPlace { day: day_of(source.read_ms), entry: source.entry }))
     }
@@ -386,9 +454,10 @@ impl Reader {
         let read = async || {
             let mut transaction = begin_reading(&self.database).await?;
             let Some(day) = days(&mut transaction).await?.into_iter().next() else { return Ok(None) };
-            let question = "SELECT begins_ms FROM herald_history_source WHERE stream = 'events'";
-            let begins = sqlx::query(question).fetch_optional(&mut *transaction).await?;
-            let begins_ms = begins.map(|row| row.try_get(0)).transpose()?.map_or(0, unsigned);
+            // A part has events only since there is that part.
+            let question = "SELECT MIN(begins_ms) FROM herald_history_source";
+            let begins = sqlx::query(question).fetch_one(&mut *transaction).await?;
+            let begins_ms = begins.try_get::<Option<i64>, usize>(0)?.map_or(0, unsigned);
             Ok(Some(begins_ms.max(day * DAY_MS)))
         };
         read().await.map_err(|error| self.database.broken(error))
@@ -406,9 +475,11 @@ async fn count_events(connection: &mut AnyConnection, wanted: &EventsWanted) -> 
     Ok(count)
 }
 
-async fn source(connection: &mut AnyConnection) -> Result<Option<Source>, sqlx::Error> {
-    let question = "SELECT entry_ms, entry_seq, added, read_ms FROM herald_history_source WHERE stream = 'events'";
-    let Some(row) = sqlx::query(question).fetch_optional(connection).await? else { return Ok(None) };
+async fn source(connection: &mut AnyConnection, book: &Book) -> Result<Option<Source>, sqlx::Error> {
+    let question = "SELECT entry_ms, entry_seq, added, read_ms FROM herald_history_source WHERE stream = $1";
+    let Some(row) = sqlx::query(question).bind(book.source.clone()).fetch_optional(connection).await? else {
+        return Ok(None);
+    };
     let entry = EntryId { ms: unsigned(row.try_get(0)?), seq: unsigned(row.try_get(1)?) };
     Ok(Some(Source { entry, added: unsigned(row.try_get(2)?), read_ms: unsigned(row.try_get(3)?) }))
 }
@@ -503,13 +574,14 @@ mod tests {
         let url = format!("sqlite:{}", folder.path().join("history.db").display()).parse().unwrap();
         let database = Database::open(&url, "payment-intents", Access::Write).await.unwrap();
         let (writer, reader) = (Writer::new(database.clone()), Reader::new(database));
-        assert_eq!(reader.events_read().await.unwrap(), None);
+        let (book, path) = (writer.database.book("payment-intents"), ["payment-intents".to_owned()]);
+        assert_eq!(reader.events_read(&path).await.unwrap(), None);
         let mut from = None;
         for (n, why) in [EVENTS_DROPPED, LOG_DROPPED, STREAM_LOST].into_iter().enumerate() {
             let read_ms = (n as u64 + 1) * 1_000;
             let to = Source { entry: EntryId { ms: read_ms, seq: 0 }, added: n as u64, read_ms };
             let missed = Missed { from_ms: read_ms - 500, until_ms: read_ms, lines: 7, why };
-            assert!(writer.write_events(from, to, &[], Some(&missed)).await.unwrap());
+            assert!(writer.write_events(&book, from, to, &[], Some(&missed)).await.unwrap());
             from = Some(to);
         }
         let gaps = async |since_ms, until_ms| {
@@ -521,6 +593,6 @@ mod tests {
         assert_eq!(gaps(1_001, None).await, [(2_500, 7)]);
         assert_eq!(gaps(3_001, None).await, []);
         let read = EventPlace { day: 0, entry: EntryId { ms: 3_000, seq: 0 } };
-        assert_eq!((reader.events_read().await.unwrap(), read.since_ms()), (Some(read), 3_000));
+        assert_eq!((reader.events_read(&path).await.unwrap(), read.since_ms()), (Some(read), 3_000));
     }
 }

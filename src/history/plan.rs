@@ -9,7 +9,7 @@ use crate::{
     },
     store::{
         error::StoreError,
-        operations::{OperationError, Operations, Wanted},
+        operations::{AllOperations, OperationError, Wanted},
         queries::DeadFilter,
     },
 };
@@ -67,7 +67,7 @@ impl From<StoreError> for PlanError {
 /// Plans to send what the filter selects to its endpoint again, as the registry has that now.
 pub async fn replay(
     history: &History,
-    operations: &mut Operations,
+    operations: &AllOperations,
     endpoint: Option<&Endpoint>,
     wanted: Wanted,
 ) -> Result<Operation, PlanError> {
@@ -77,7 +77,8 @@ pub async fn replay(
     }
     let asked = wanted.letters.endpoint.as_ref().ok_or(PlanError::NoEndpoint)?;
     let endpoint = endpoint.ok_or_else(|| PlanError::MissingEndpoint(asked.clone()))?;
-    let (selection, count) = freeze(history, &Selection::from(&wanted.letters), endpoint).await?;
+    let (mut operations, path) = operations.at_home(&endpoint.account);
+    let (selection, count) = freeze(history, &path, &Selection::from(&wanted.letters), endpoint).await?;
     let mut queries = operations.queries();
     if let Some(last) = selection.last_entry.filter(|last| *last < EntryId::MAX)
         && let Some(page) = queries.events_after(last, 1, 0).await?
@@ -94,7 +95,7 @@ pub async fn replay(
 /// Plans to erase what is kept of an account's events up to now, and counts its dead letters and what the history keeps.
 pub async fn erase(
     history: &History,
-    operations: &mut Operations,
+    operations: &mut AllOperations,
     endpoints: &[Endpoint],
     wanted: Wanted,
 ) -> Result<Operation, PlanError> {
@@ -110,24 +111,33 @@ pub async fn erase(
     if let Some(endpoint) = endpoints.iter().find(sent) {
         return Err(PlanError::StillSent { endpoint: endpoint.id.clone() });
     }
-    let mut queries = operations.queries();
+    let (mut own, path) = operations.at_home(&account);
+    let last_entry = Some(operations.partitions().last_entry_of(&account).await?);
+    let mut queries = own.queries();
     let left = queries.unindexed_dead().await?;
     if left > 0 {
         return Err(OperationError::Unindexed(left).into());
     }
     let events = EventsWanted { account: Some(account), ..EventsWanted::default() };
     let kept = match history.is_on() {
-        true => history.ask(async |reader| reader.freeze_events(&events).await).await.map_err(PlanError::NoHistory)?,
+        true => history
+            .ask(async |reader| reader.freeze_events(&events, &path).await)
+            .await
+            .map_err(PlanError::NoHistory)?,
         false => None,
     };
     let count = queries.count_dead_where(letters).await? + kept.map_or(0, |kept| kept.count);
-    let last_entry = Some(queries.last_entry().await?);
     let selection = Selection { until_ms: queries.now_ms().await?, last_entry, ..Selection::from(letters) };
-    Ok(operations.plan_frozen(wanted, selection, count).await?)
+    Ok(own.plan_frozen(wanted, selection, count).await?)
 }
 
 /// Of the events that `asked` selects, those that this endpoint wants and that the history has read by now; and how many these are.
-async fn freeze(history: &History, asked: &Selection, endpoint: &Endpoint) -> Result<(Selection, u64), PlanError> {
+async fn freeze(
+    history: &History,
+    path: &[String],
+    asked: &Selection,
+    endpoint: &Endpoint,
+) -> Result<(Selection, u64), PlanError> {
     if let Some(other) = asked.account.as_ref().filter(|account| **account != endpoint.account) {
         let (endpoint, own, other) = (endpoint.id.clone(), endpoint.account.clone(), other.clone());
         return Err(PlanError::OtherAccount { endpoint, own, other });
@@ -144,7 +154,7 @@ async fn freeze(history: &History, asked: &Selection, endpoint: &Endpoint) -> Re
     };
     let wanted = wanted(&selection);
     let frozen =
-        history.ask(async |reader| Ok((reader.events_begin_ms().await?, reader.freeze_events(&wanted).await?)));
+        history.ask(async |reader| Ok((reader.events_begin_ms().await?, reader.freeze_events(&wanted, path).await?)));
     let (begins_ms, frozen) = frozen.await.map_err(PlanError::NoHistory)?;
     let (Some(begins_ms), Some(frozen)) = (begins_ms, frozen) else { return Err(PlanError::NoEvents) };
     if (1..begins_ms).contains(&asked.from_ms) {

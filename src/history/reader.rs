@@ -127,9 +127,8 @@ impl Gap {
 pub struct Horizon {
     /// The first moment that it tells of, ms since 1970; None while it is empty.
     pub begins_ms: Option<u64>,
-    /// The number of the last line that it has read of the log, and the time of that.
-    pub line: u64,
-    pub until_ms: u64,
+    /// The number of the last line that it has read of each stream's log.
+    pub read: BTreeMap<String, u64>,
     /// Those of the time that was asked for, the newest first.
     pub gaps: Vec<Gap>,
     /// How many more of that time there are.
@@ -175,12 +174,18 @@ impl Reader {
     }
 
     async fn try_horizon(&self, keep_days: u64, now_ms: u64, wanted: &Wanted) -> Result<Horizon, sqlx::Error> {
-        let question = "SELECT line, at_ms, begins_ms FROM herald_history_position WHERE log = 'attempts'";
-        let row = sqlx::query(question).fetch_one(&self.database.pool).await?;
-        let (line, until_ms) = (unsigned(row.try_get(0)?), unsigned(row.try_get(1)?));
-        let begins_ms = unsigned(row.try_get(2)?);
+        let question = "SELECT log, line, begins_ms FROM herald_history_position";
+        let (mut read, mut begins_ms) = (BTreeMap::new(), None);
+        for row in sqlx::query(question).fetch_all(&self.database.pool).await? {
+            let (log, line, since_ms): (String, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            if let Some(stream) = self.database.stream_of(&log) {
+                read.insert(stream, unsigned(line));
+                // Of the others nothing happened before there was anything to read.
+                begins_ms = begins_ms.into_iter().chain((since_ms > 0).then_some(unsigned(since_ms))).min();
+            }
+        }
         let kept_ms = day_of(now_ms).saturating_sub(keep_days) * DAY_MS;
-        let begins_ms = (begins_ms > 0).then_some(begins_ms.max(kept_ms));
+        let begins_ms = begins_ms.map(|begins_ms| begins_ms.max(kept_ms));
         // A gap may end before it begins where two clocks dated it.
         let concerned =
             "FROM herald_history_gaps WHERE (until_ms >= $1 OR from_ms >= $1) AND (from_ms < $2 OR until_ms < $2)";
@@ -197,7 +202,7 @@ impl Reader {
         };
         let gaps = rows.iter().map(gap).collect::<Result<Vec<_>, sqlx::Error>>()?;
         let more_gaps = count.saturating_sub(gaps.len() as u64);
-        Ok(Horizon { begins_ms, line, until_ms, gaps, more_gaps })
+        Ok(Horizon { begins_ms, read, gaps, more_gaps })
     }
 
     /// Up to `limit` of what is wanted, the newest first.
@@ -372,7 +377,8 @@ mod tests {
         let missed = |n: u64| Missed { from_ms: n * 1_000, until_ms: n * 1_000 + 500, lines: 1, why: LOG_DROPPED };
         let to = Position { line: 100, seal: 1, at_ms: 100_000 };
         let batch = Batch { missed: (1..=100).map(missed).collect(), to, ..Batch::default() };
-        assert!(writer.write(Position::default(), &batch, 1).await.unwrap());
+        let book = writer.book("payment-intents").await.unwrap();
+        assert!(writer.write(&book, Position::default(), &batch, 1).await.unwrap());
         let gaps = async |from_ms, until_ms| {
             let horizon = reader.horizon(30, 0, &Wanted { from_ms, until_ms, ..Wanted::default() }).await.unwrap();
             (horizon.gaps.first().map(|gap| gap.from_ms), horizon.gaps.len(), horizon.more_gaps)

@@ -5,21 +5,25 @@ use std::fmt::Write as _;
 
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction};
 
-use super::database::{Database, Kind};
+use super::{
+    database::{Database, Kind},
+    day_of, events,
+};
+use crate::clock;
 
 /// Of these tables. Another one is another Herald's.
 pub const VERSION: u32 = 1;
 
 const TABLES: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS herald_history_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    // How far the log has been read: the number of the last entry, a seal of its text, the time of its last line, and when and
-    // how much was written.
+    // How far a log has been read: the number of the last entry, a seal of its text, the time of its last line, and when and
+    // how much was written. `attempts` is that of the stream itself, `attempts:2` that of its part `S:2`.
     "CREATE TABLE IF NOT EXISTS herald_history_position (log TEXT PRIMARY KEY, line BIGINT NOT NULL, seal BIGINT NOT NULL, \
      at_ms BIGINT NOT NULL, moved_ms BIGINT NOT NULL, begins_ms BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS herald_history_gaps (found_ms BIGINT NOT NULL, from_ms BIGINT NOT NULL, \
      until_ms BIGINT NOT NULL, lines BIGINT NOT NULL, why TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS herald_history_days (day BIGINT PRIMARY KEY)",
-    // How far the stream has been read: the last entry, how many were ever added up to it, and when that was.
+    // How far a stream has been read, by the same names, `events` and `events:2`: the last entry, how many were ever added up to it, and when that was.
     "CREATE TABLE IF NOT EXISTS herald_history_source (stream TEXT PRIMARY KEY, entry_ms BIGINT NOT NULL, \
      entry_seq BIGINT NOT NULL, added BIGINT NOT NULL, read_ms BIGINT NOT NULL, begins_ms BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS herald_history_body_days (day BIGINT PRIMARY KEY)",
@@ -74,9 +78,8 @@ pub(super) async fn make(database: &Database, stream: &str) -> Result<(), sqlx::
     for (name, value) in [("schema", VERSION.to_string().as_str()), ("stream", stream), ("id", &id)] {
         sqlx::query(keep).bind(name.to_owned()).bind(value.to_owned()).execute(&mut *transaction).await?;
     }
-    let start = "INSERT INTO herald_history_position (log, line, seal, at_ms, moved_ms, begins_ms) \
-                 VALUES ('attempts', 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING";
-    sqlx::query(start).execute(&mut *transaction).await?;
+    begin_log(&mut transaction, &database.book(stream).log).await?;
+    events::tell_accounts_apart(&mut transaction, database.kind, day_of(clock::wall_ms())).await?;
     if database.kind == Kind::Postgres {
         let table = format!(
             "CREATE TABLE IF NOT EXISTS herald_history ({DEFINITIONS}, PRIMARY KEY (day, at_ms, key)) PARTITION BY LIST (day)"
@@ -85,6 +88,13 @@ pub(super) async fn make(database: &Database, stream: &str) -> Result<(), sqlx::
         indexes(&mut transaction, "herald_history").await?;
     }
     transaction.commit().await
+}
+
+/// Makes a place to write how far a log was read.
+pub(super) async fn begin_log(connection: &mut AnyConnection, log: &str) -> Result<(), sqlx::Error> {
+    let begin = "INSERT INTO herald_history_position (log, line, seal, at_ms, moved_ms, begins_ms) \
+                 VALUES ($1, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING";
+    sqlx::query(begin).bind(log.to_owned()).execute(connection).await.map(drop)
 }
 
 /// Makes a day's table.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction, any::AnyArguments, query::Query};
 
 use super::{
-    database::{Database, HistoryError, Kind},
+    database::{Book, Database, HistoryError, Kind},
     day_of,
     row::Row,
     schema::{self, COLUMNS, number, unsigned},
@@ -73,15 +73,28 @@ impl Writer {
         Ok(id.unwrap_or_default())
     }
 
+    /// An error if it does not answer.
+    pub async fn probe(&self) -> Result<(), HistoryError> {
+        self.id().await.map(drop)
+    }
+
     /// The file that it writes to is where it was opened.
     pub fn check_place(&self) -> Result<(), HistoryError> {
         self.database.check_place()
     }
 
-    pub async fn position(&self) -> Result<Position, HistoryError> {
-        let question = "SELECT line, seal, at_ms FROM herald_history_position WHERE log = 'attempts'";
+    /// The books of a stream, which are begun if there are none.
+    pub async fn book(&self, stream: &str) -> Result<Book, HistoryError> {
+        let book = self.database.book(stream);
+        let begin = async || schema::begin_log(&mut *self.database.pool.acquire().await?, &book.log).await;
+        begin().await.map_err(|error| self.database.broken(error))?;
+        Ok(book)
+    }
+
+    pub async fn position(&self, book: &Book) -> Result<Position, HistoryError> {
+        let question = "SELECT line, seal, at_ms FROM herald_history_position WHERE log = $1";
         let read = async || {
-            let row = sqlx::query(question).fetch_one(&self.database.pool).await?;
+            let row = sqlx::query(question).bind(book.log.clone()).fetch_one(&self.database.pool).await?;
             let (line, seal, at_ms) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             Ok(Position { line: unsigned(line), seal, at_ms: unsigned(at_ms) })
         };
@@ -89,8 +102,14 @@ impl Writer {
     }
 
     /// Writes a batch that follows `from`. False: somebody else has written on meanwhile, and nothing was changed.
-    pub async fn write(&mut self, from: Position, batch: &Batch, now_ms: u64) -> Result<bool, HistoryError> {
-        match self.try_write(from, batch, now_ms).await {
+    pub async fn write(
+        &mut self,
+        book: &Book,
+        from: Position,
+        batch: &Batch,
+        now_ms: u64,
+    ) -> Result<bool, HistoryError> {
+        match self.try_write(book, from, batch, now_ms).await {
             Ok(made) => {
                 self.days.extend(made.iter().flatten());
                 Ok(made.is_some())
@@ -104,10 +123,16 @@ impl Writer {
     }
 
     /// The days that it made tables for.
-    async fn try_write(&self, from: Position, batch: &Batch, now_ms: u64) -> Result<Option<Vec<u64>>, sqlx::Error> {
+    async fn try_write(
+        &self,
+        book: &Book,
+        from: Position,
+        batch: &Batch,
+        now_ms: u64,
+    ) -> Result<Option<Vec<u64>>, sqlx::Error> {
         let mut transaction = schema::begin(&self.database).await?;
         // First, because it keeps others from writing.
-        if !self.move_on(&mut transaction, from, batch, now_ms).await? {
+        if !self.move_on(&mut transaction, book, from, batch, now_ms).await? {
             return Ok(None);
         }
         for missed in &batch.missed {
@@ -132,6 +157,7 @@ impl Writer {
     async fn move_on(
         &self,
         transaction: &mut Transaction<'static, Any>,
+        book: &Book,
         from: Position,
         batch: &Batch,
         now_ms: u64,
@@ -139,10 +165,10 @@ impl Writer {
         let begins_ms = batch.rows.first().map_or(now_ms, |row| row.at_ms);
         let update = "UPDATE herald_history_position SET line = $1, seal = $2, at_ms = $3, moved_ms = $4, \
                       begins_ms = CASE begins_ms WHEN 0 THEN $5 ELSE begins_ms END \
-                      WHERE log = 'attempts' AND line = $6 AND seal = $7";
+                      WHERE log = $6 AND line = $7 AND seal = $8";
         let Position { line, seal, at_ms } = batch.to;
         let update = sqlx::query(update).bind(number(line)).bind(seal).bind(number(at_ms)).bind(number(now_ms));
-        let update = update.bind(number(begins_ms)).bind(number(from.line)).bind(from.seal);
+        let update = update.bind(number(begins_ms)).bind(book.log.clone()).bind(number(from.line)).bind(from.seal);
         Ok(update.execute(&mut **transaction).await?.rows_affected() == 1)
     }
 
@@ -168,7 +194,8 @@ impl Writer {
         let forget = "DELETE FROM herald_history_days WHERE day = $1";
         sqlx::query(forget).bind(number(day)).execute(&mut *transaction).await?;
         // What is gone stays gone, also where days are kept for longer again.
-        let begins = "UPDATE herald_history_position SET begins_ms = $1 WHERE log = 'attempts' AND begins_ms < $2";
+        // A log of which nothing was read yet begins when that is.
+        let begins = "UPDATE herald_history_position SET begins_ms = $1 WHERE begins_ms < $2 AND begins_ms > 0";
         let begins_ms = number((day + 1) * super::DAY_MS);
         sqlx::query(begins).bind(begins_ms).bind(begins_ms).execute(&mut *transaction).await?;
         let gaps = "DELETE FROM herald_history_gaps WHERE until_ms < $1";

@@ -15,7 +15,7 @@ use crate::{
     facts::id::{AccountId, DeliveryId, IntentId},
     store::{
         intents::MAX_PAGE,
-        queries::{Outcome, Queries},
+        queries::{Outcome, Partitions, Queries},
     },
 };
 
@@ -145,10 +145,10 @@ impl Service {
         Ok(self.records.connection().with(look).await?)
     }
 
-    /// Where deliveries stand, all at one instant.
-    pub async fn outcomes(&self, deliveries: &[DeliveryId]) -> Result<Vec<Outcome>, ServiceError> {
+    /// Where deliveries of an account stand, all at one instant where the stream is one partition.
+    pub async fn outcomes(&self, account: &AccountId, deliveries: &[DeliveryId]) -> Result<Vec<Outcome>, ServiceError> {
         let keys = self.records.keys().clone();
-        let look = async |connection| Queries::new(connection, keys).outcomes(deliveries).await;
+        let look = async |connection| Partitions::find(connection, &keys).await?.outcomes(account, deliveries).await;
         Ok(self.records.connection().with(look).await?)
     }
 }

@@ -18,14 +18,17 @@ use crate::{
         audit::Audit,
         connection::{Connection, Purpose, Redis},
         keys::PartitionKeys,
-        queries::Queries,
+        queries::{Partitions, Queries},
         registry::{RegistryError, RegistryStore},
-        watch::is_passed,
     },
 };
 
 /// A secret leaves an hour and some minutes after its end: that is soon enough, and a look at memory costs nothing.
 const EVERY: Duration = Duration::from_secs(600);
+
+/// How often, and after which pause, it is looked again whether the parts of a split stream have what came through it.
+const LOOKS: u32 = 20;
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
 
 /// Runs until cancelled. What fails is looked at again at the next turn.
 pub async fn run(registry: Registry, redis: Redis, keys: PartitionKeys, audit: Audit, cancel: CancellationToken) {
@@ -63,8 +66,23 @@ async fn sweep(registry: &Registry, redis: &Redis, keys: &PartitionKeys, audit: 
     let expired: Vec<&EndpointId> =
         expired.into_iter().filter(|endpoint| has_expired(endpoint, now_ms)).map(|endpoint| &endpoint.id).collect();
     drop_expired(&mut RegistryStore::on(connection.clone()), audit, &expired, now_ms).await?;
-    for endpoint in leaving {
-        remove_if_drained(&connection, keys, audit, endpoint).await?;
+    if leaving.is_empty() {
+        return Ok(());
+    }
+    let mut partitions = Partitions::find(connection.clone(), keys).await?;
+    for _ in 0..LOOKS {
+        let mut left = Vec::new();
+        for endpoint in leaving {
+            match is_drained(&mut partitions, endpoint).await? {
+                true => remove(&connection, audit, endpoint).await.map(drop)?,
+                false => left.push(endpoint),
+            }
+        }
+        if left.is_empty() || !partitions.are_many() {
+            break;
+        }
+        leaving = left;
+        tokio::time::sleep(LOOK_PAUSE).await;
     }
     Ok(())
 }
@@ -100,11 +118,19 @@ pub async fn remove_if_drained(
     audit: &Audit,
     endpoint: &Endpoint,
 ) -> Result<bool, RegistryError> {
-    if let Some(last) = endpoint.owed_until
-        && !is_passed(&mut connection.clone(), keys, last).await?
-    {
-        return Ok(false);
+    let mut partitions = Partitions::find(connection.clone(), keys).await?;
+    Ok(is_drained(&mut partitions, endpoint).await? && remove(connection, audit, endpoint).await?)
+}
+
+/// Nothing is owed to it that waits in any stream of its account's path.
+async fn is_drained(partitions: &mut Partitions, endpoint: &Endpoint) -> Result<bool, RegistryError> {
+    match endpoint.owed_until {
+        Some(last) => Ok(partitions.is_passed(&endpoint.account, last).await?),
+        None => Ok(true),
     }
+}
+
+async fn remove(connection: &Connection, audit: &Audit, endpoint: &Endpoint) -> Result<bool, RegistryError> {
     let (id, seen) = (&endpoint.id, Some(endpoint.revision));
     let mark = Mark {
         by: HERALD.to_owned(),

@@ -190,7 +190,7 @@ impl PartsStore {
             let names: Vec<PartitionKeys> = open.iter().map(|(handed, _)| keys(handed)).collect();
             let calls: Vec<ScriptCall<'_>> =
                 names.iter().zip(&batches).map(|(keys, batch)| append(keys, token, None, batch)).collect();
-            let (answers, _) = connection.run_each::<u64>(subject, &calls, None).await?;
+            let (answers, _) = connection.run_each::<u64>(subject, &calls, false, None).await?;
             let mut behind = Vec::new();
             for ((handed, _), answer) in open.into_iter().zip(answers) {
                 match appended(answer?).map_err(|why| unexpected(handed, why))? {
@@ -210,7 +210,7 @@ impl PartsStore {
             settle(&ADOPT, &keys, (&keys.gate(), token), 0, &settlement(handed))
         };
         let calls: Vec<ScriptCall<'_>> = of_items.iter().map(call).collect();
-        let (answers, _) = connection.run_each::<u64>(subject, &calls, None).await?;
+        let (answers, _) = connection.run_each::<u64>(subject, &calls, false, None).await?;
         for (handed, answer) in of_items.into_iter().zip(answers) {
             if !settled(answer?).map_err(|why| unexpected(handed, why))? {
                 return Ok(HandedOver::Refused { part: handed.part });

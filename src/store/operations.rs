@@ -1,9 +1,11 @@
 //! Operations on many deliveries, for whoever plans, starts, changes and looks at them. A plan holds what it is about and how
 //! many these are; everything after it names only its id. What the owner does with one that is started is in [`work`].
 
+mod all;
 pub mod erase;
 pub mod work;
 
+pub use self::all::{AllOperations, Share};
 use std::{collections::HashMap, sync::LazyLock};
 
 use redis::{Pipeline, Value, streams::StreamRangeReply};
@@ -96,6 +98,8 @@ pub struct Wanted {
     pub why: String,
     /// For its id.
     pub random: u64,
+    /// And when that is made, ms since 1970; none: when it is planned. What several partitions have of one operation has one id.
+    pub made_ms: Option<u64>,
 }
 
 /// What is asked of an operation that there is.
@@ -140,6 +144,12 @@ impl From<&DeadFilter> for Selection {
 impl Operations {
     pub fn new(connection: Connection, keys: PartitionKeys) -> Self {
         Self { connection, keys }
+    }
+
+    /// Those of the same partition.
+    pub(in crate::store) fn beside(queries: &Queries) -> Self {
+        let (connection, keys) = queries.way();
+        Self::new(connection, keys)
     }
 
     /// What may be asked beside a plan.
@@ -205,7 +215,7 @@ impl Operations {
         let Wanted { kind, filter, by, why, .. } = wanted;
         let plan = Plan { schema: OPERATION_SCHEMA, kind, selection, filter, count, by, why, at_ms: now_ms };
         let rate = wanted.rate.unwrap_or(kind.usual_rate()).clamp(1, MAX_RATE);
-        self.write(new_id(now_ms, wanted.random), plan, rate).await
+        self.write(new_id(wanted.made_ms.unwrap_or(now_ms), wanted.random), plan, rate).await
     }
 
     /// The time of the newest letter, and by how much it is ahead of Redis' clock: that was set back. None if it is not.
@@ -234,7 +244,7 @@ impl Operations {
         if waiting.is_empty() {
             return Err(OperationError::Nothing);
         }
-        let id = new_id(now_ms, wanted.random);
+        let id = new_id(wanted.made_ms.unwrap_or(now_ms), wanted.random);
         let key = self.keys.operation_ids(&id);
         for part in waiting.chunks(MAX_PAGE) {
             let mut command = redis::cmd("ZADD");

@@ -264,7 +264,7 @@ impl EventPublisher {
             // Whoever connects first finds out whether there are replicas.
             let wanted = wanted(&self.redis, self.replicas);
             let then = (wanted > 0).then(|| wait(wanted, timeout_ms));
-            let (answers, here) = connection.run_each(subject, &calls, then.as_ref()).await?;
+            let (answers, here) = connection.run_each(subject, &calls, false, then.as_ref()).await?;
             Ok((answers, here, wanted))
         };
         let (mut answers, here, wanted): (Vec<_>, Option<u64>, u8) = self.connection.with(run).await?;

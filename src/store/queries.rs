@@ -52,6 +52,11 @@ pub struct Queries {
 }
 
 impl Queries {
+    /// For who does more there than ask.
+    pub(in crate::store) fn way(&self) -> (Connection, PartitionKeys) {
+        (self.connection.clone(), self.keys.clone())
+    }
+
     pub fn new(connection: Connection, keys: PartitionKeys) -> Self {
         Self { connection, keys }
     }

@@ -75,9 +75,10 @@ async fn look_through(
         account: wanted.account.clone(),
         from_ms: wanted.from_ms,
         until_ms: wanted.until_ms,
-        after: asked.as_ref().ok().map(|(horizon, _)| horizon.line),
+        after: None,
     };
-    let mut log = queries.attempts(&filter, most_lines, MAX_LOG_LOOK).await?;
+    let read = asked.as_ref().map(|(horizon, _)| horizon.read.clone()).unwrap_or_default();
+    let mut log = queries.attempts_beyond(&read, &filter, most_lines, MAX_LOG_LOOK).await?;
     let mut told: Vec<Told> = log.lines.iter().map(Told::of).collect();
     let is_cut_short = log.fell_short || !log.reached_end && told.len() < most;
     log.lines = Vec::new();
@@ -439,6 +440,8 @@ fn attempt_words(told: &Told) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::facts::log::{LogLine, Logged};
 
@@ -457,7 +460,7 @@ mod tests {
     fn a_gap_makes_an_answer_less_than_whole_and_merchants_learn_only_when_it_was() {
         let gap = Gap { from_ms: NOW_MS - 5_000, until_ms: NOW_MS - 4_000, lines: 7, why: "a secret place".to_owned() };
         let horizon =
-            Horizon { begins_ms: Some(NOW_MS - 60_000), line: 3, until_ms: NOW_MS, gaps: vec![gap], more_gaps: 4 };
+            Horizon { begins_ms: Some(NOW_MS - 60_000), read: BTreeMap::new(), gaps: vec![gap], more_gaps: 4 };
         let reach = reach(Ok(horizon));
         let (told, short) = (json(&reach, Viewer::Operator), json(&reach, Viewer::Merchant));
         assert_eq!((&told["is_whole"], &told["gaps"][0]["lines"]), (&false.into(), &7.into()));

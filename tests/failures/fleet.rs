@@ -2,9 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use herald::facts::{id::AccountId, partition::Split};
+use herald::facts::{
+    endpoint::EndpointState,
+    id::{AccountId, EndpointId},
+    partition::Split,
+};
 
 use crate::{
+    merchants::Reply,
     process::Herald,
     support::until,
     world::{Event, World, lives},
@@ -37,6 +42,33 @@ async fn publish(world: &World, events: &[Event]) {
         }
         pipeline.query_async::<()>(&mut connection).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_gone_is_owed_what_its_whole_path_had_accepted_by_then() {
+    let world = World::new().await;
+    let accounts = world.register_many(8).await;
+    split(&world).await;
+    let herald = world.setup().start();
+    // The stream above them has an owner, too.
+    herald.until_metric("herald_partition_owned", |owned| owned > f64::from(PARTS)).await;
+    let other = accounts.iter().find(|account| stream_of(account) != stream_of(&accounts[0])).unwrap();
+    let gone = format!("ep_{}", &accounts[0][4..]);
+    world.merchants.rule(&gone, |_| Reply::status(410));
+    // A later entry, of somebody else, in the stream that both come through.
+    let last = format!("{}-0", herald::clock::wall_ms() + 60_000);
+    let event = Event::new(2, other, "pi_2", "Created");
+    world.redis.command::<String>(&["XADD", "payment-intents", &last, "event", &event.body]).await;
+    publish(&world, &[Event::new(1, &accounts[0], "pi_1", "Created")]).await;
+    let id = EndpointId::new(&gone).unwrap();
+    until("the endpoint to be disabled", async || {
+        let endpoint = world.registry().await.get(&id).await.unwrap().unwrap();
+        matches!(endpoint.status, EndpointState::Disabled(_))
+    })
+    .await;
+    let endpoint = world.registry().await.get(&id).await.unwrap().unwrap();
+    assert_eq!(endpoint.owed_until, Some(last.parse().unwrap()));
+    assert!(herald.stop().await.success());
 }
 
 async fn leases(world: &World) -> Vec<String> {

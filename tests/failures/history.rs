@@ -78,14 +78,22 @@ impl Place {
             place = last.place();
             bodies.extend(page.into_iter().map(|event| String::from_utf8(event.body).unwrap()));
         }
-        assert_eq!(reader.freeze_events(wanted).await.unwrap().map_or(0, |events| events.count), bodies.len() as u64);
+        assert_eq!(self.frozen(wanted).await, bodies.len() as u64);
         bodies
     }
 
+    /// How many there are, by the stream itself.
+    async fn frozen(&self, wanted: &EventsWanted) -> u64 {
+        let Some(reader) = self.reader().await else { return 0 };
+        let frozen = reader.freeze_events(wanted, &[STREAM.to_owned()]).await.ok().flatten();
+        frozen.map_or(0, |events| events.count)
+    }
+
+    /// Of all events.
     pub async fn count(&self) -> usize {
         let Some(reader) = self.reader().await else { return 0 };
-        let frozen = reader.freeze_events(&EventsWanted::default()).await.ok().flatten();
-        frozen.map_or(0, |events| events.count as usize)
+        let events = reader.events(&EventsWanted::default(), EventPlace::default(), 100_000).await;
+        events.map_or(0, |events| events.len())
     }
 
     pub async fn until_kept(&self, count: usize) -> Vec<String> {

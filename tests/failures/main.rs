@@ -20,6 +20,8 @@ mod replay;
 mod sealed;
 mod sharing;
 mod smoke;
+mod split_history;
+mod split_operations;
 mod supervised;
 mod watched;
 

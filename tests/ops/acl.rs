@@ -123,7 +123,7 @@ async fn payment_intents(redis: &Redis, operator: &Redis) {
     assert_eq!(service.feed(&account, 0, 10).await.unwrap().events.len(), 1);
     let entry = service.feed_of(&account, &intent.id).await.unwrap().1[0].told.entry.unwrap();
     let owed = DeliveryId { entry, endpoint: endpoint_id("ep_a") };
-    assert!(matches!(service.outcomes(&[owed]).await.unwrap()[..], [Outcome::Owed { .. }]));
+    assert!(matches!(service.outcomes(&account, &[owed]).await.unwrap()[..], [Outcome::Owed { .. }]));
     let (registry, cancel) = (Registry::new(), CancellationToken::new());
     let following = tokio::spawn(registry.clone().run(redis.clone(), cancel.clone()));
     registry.first_load().await.unwrap();

@@ -389,6 +389,7 @@ async fn plans_are_bounded_and_what_is_no_plan_of_this_partition_is_not_there() 
         by: "ann".to_owned(),
         why: "a test".to_owned(),
         random,
+        made_ms: None,
     };
     let mut planned = Vec::new();
     for n in 0..MAX_PLANNED + 10 {
@@ -583,6 +584,7 @@ pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
         by: "ops".into(),
         why: "mended".into(),
         random: rand::random(),
+        made_ms: None,
     };
     let planned = theirs.plan(wanted(Kind::Discard, DeadFilter::everything())).await.unwrap();
     let (id, endpoint) = (&planned.id, endpoint_id("ep_a"));

@@ -14,7 +14,9 @@ use herald::{
         connection::Purpose,
         keys::PartitionKeys,
         protocol::{Item, Place},
-        queries::{DeadCursor, DeadFilter, DeadKey, DeadOrder, FoundPage, Partitions, QuarantinePlace, QuarantineSide},
+        queries::{
+            DeadCursor, DeadFilter, DeadKey, DeadOrder, FoundPage, Outcome, Partitions, QuarantinePlace, QuarantineSide,
+        },
         registry::RegistryStore,
     },
 };
@@ -287,6 +289,62 @@ async fn how_far_a_stream_is_routed_its_parts_tell() {
     house.redis.command::<()>(&["SET", &keys(2).routed(), "5-0"]).await;
     assert_eq!(behind(), 0);
     assert_eq!(house.json(&["partition", "show", "payment-intents:1"])["routed"], "5-0");
+}
+
+#[tokio::test]
+async fn an_account_is_drained_once_its_whole_path_has_passed_what_it_had_accepted() {
+    let house = House::start().await;
+    let account = AccountId::new("acc_3").unwrap();
+    let (root, part) = (crate::stage::keys(), keys(house.part_of[3] as u32));
+    let add = async |keys: &PartitionKeys, id: &str| {
+        house.redis.command::<String>(&["XADD", keys.stream(), id, "event", "{}"]).await;
+    };
+    let pass = async |keys: &PartitionKeys, id: &str| house.redis.command::<()>(&["SET", &keys.cursor(), id]).await;
+    add(&root, "5-0").await;
+    let last = partitions(&house.redis).await.last_entry_of(&account).await.unwrap();
+    assert_eq!(last.to_string(), "5-0");
+    let mut all = partitions(&house.redis).await;
+    assert!(!all.is_passed(&account, last).await.unwrap(), "it is not passed on yet");
+    // The part had a later one of its own by then, so what comes from the stream before it stands behind that.
+    add(&part, "9-0").await;
+    add(&part, "9-1").await;
+    pass(&root, "5-0").await;
+    pass(&part, "9-0").await;
+    assert!(!all.is_passed(&account, last).await.unwrap(), "what it is waits in the part");
+    add(&part, "10-0").await;
+    pass(&part, "9-1").await;
+    assert!(all.is_passed(&account, last).await.unwrap(), "what came later is not waited for");
+    assert!(all.is_passed(&AccountId::new("acc_2").unwrap(), last).await.unwrap(), "nor another part");
+}
+
+#[tokio::test]
+async fn what_became_of_an_accounts_deliveries_is_found_in_its_part() {
+    let house = House::start().await;
+    let (account, part) = (AccountId::new("acc_3").unwrap(), keys(house.part_of[3] as u32));
+    house.bury(3, 4..5).await;
+    let due = house.delivery(3, 5);
+    house.owner(3).settle(vec![keep(&due, Place::DueIn(3_600_000))], Vec::new()).await;
+    let ids: Vec<DeliveryId> = (3..9).map(|number| house.delivery(3, number).id).collect();
+    let group = herald::store::protocol::GROUP;
+    for number in [6, 7, 9] {
+        let id = format!("{number}-0");
+        house.redis.command::<String>(&["XADD", part.stream(), &id, "event", "{}"]).await;
+    }
+    // It has read up to the end, and the last is not dealt with.
+    house.redis.command::<()>(&["XGROUP", "SETID", part.stream(), group, "6-0"]).await;
+    house.redis.command::<redis::Value>(&["XREADGROUP", "GROUP", group, "one", "STREAMS", part.stream(), ">"]).await;
+    house.redis.command::<()>(&["SET", &part.routed(), "7-0"]).await;
+    let outcomes = partitions(&house.redis).await.outcomes(&account, &ids).await.unwrap();
+    let words: Vec<&str> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Settled => "settled",
+            Outcome::Dead => "dead",
+            Outcome::Owed { next_ms: None } => "owed",
+            Outcome::Owed { next_ms: Some(_) } => "due",
+        })
+        .collect();
+    assert_eq!(words, ["settled", "dead", "due", "settled", "owed", "owed"], "the last is not passed on yet");
 }
 
 fn quarantine(entry: &str) -> Item {

@@ -259,7 +259,7 @@ pub async fn reconciliation(
     let mut digest = DigestOf::default();
     events.iter().for_each(|event| digest.add(&event.told));
     let (count, sha256) = digest.finish();
-    let (events, totals) = reconciled(&api, &endpoints, events).await?;
+    let (events, totals) = reconciled(&api, &caller.account, &endpoints, events).await?;
     let forgotten = Numbers::of(&forgotten);
     let digest = Digest { count, sha256 };
     Ok(Json(Reconciliation { account_id, latest, after, digest, totals, events, forgotten }))
@@ -283,11 +283,12 @@ pub async fn standing(api: &Api, intent: &Intent, most: usize) -> Result<Vec<Rec
     let endpoints = endpoints_of(api, &intent.account)?;
     let (_, mut events) = api.service.feed_of(&intent.account, &intent.id).await?;
     let events = events.split_off(events.len().saturating_sub(most_events(most, &endpoints)));
-    Ok(reconciled(api, &endpoints, events).await?.0)
+    Ok(reconciled(api, &intent.account, &endpoints, events).await?.0)
 }
 
 async fn reconciled(
     api: &Api,
+    account: &AccountId,
     endpoints: &[Arc<Endpoint>],
     events: Vec<FedEvent>,
 ) -> Result<(Vec<Reconciled>, Totals), Problem> {
@@ -308,7 +309,7 @@ async fn reconciled(
         .flatten()
         .map(|(entry, endpoint)| DeliveryId { entry: *entry, endpoint: endpoint.id.clone() })
         .collect();
-    let outcomes = api.service.outcomes(&ids).await?;
+    let outcomes = api.service.outcomes(account, &ids).await?;
     let ends = ends(api, ids.iter().zip(&outcomes)).await;
     let mut outcomes = outcomes.into_iter();
     let mut totals = Totals::default();

@@ -15,6 +15,7 @@ use crate::{
     facts::event::EventType,
     history::{EventPlace, EventsWanted, KeptEvent},
     http::problem::{Problem, ProblemDetails},
+    store::queries::Partitions,
     view::{
         past::{self, GapView},
         time::Time,
@@ -115,7 +116,8 @@ pub async fn list(
     if !history.is_on() || history.keeps_events_for().is_zero() {
         return Err(not_kept(&caller));
     }
-    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
+    let look = async |queries: &mut Partitions| Ok((queries.now_ms().await?, queries.layout().path(&account)));
+    let (now_ms, path) = api.queries(look).await?;
     let (from_ms, until_ms) =
         (moment("since", query.since.as_ref(), now_ms)?, moment("until", query.until.as_ref(), now_ms)?);
     past::check_span(from_ms, until_ms).map_err(|why| Problem::fault("since", why))?;
@@ -130,7 +132,7 @@ pub async fn list(
     let _place = api.0.heavy.take_for(&caller).await?;
     let asked = history.ask(async |reader| {
         // First: all that was read until then is among what is found.
-        let read = reader.events_read().await?.unwrap_or_default();
+        let read = reader.events_read(&path).await?.unwrap_or_default();
         let begins_ms = reader.events_begin_ms().await?;
         let events = reader.events(&wanted, after, most).await?;
         let until_ms = events.last().filter(|_| events.len() == most).map(|last| last.read_ms);

@@ -31,8 +31,8 @@ use crate::{
     http::problem::Problem,
     store::{
         error::StoreError,
-        operations::{Beside, OperationError, Operations, Verb, Wanted},
-        queries::{DeadFilter, MAX_PAGE, Partitions},
+        operations::{AllOperations, Beside, OperationError, Share, Verb, Wanted},
+        queries::{DeadFilter, MAX_PAGE},
     },
     view::operation::{OperationView, ResultView},
 };
@@ -137,10 +137,10 @@ impl PlanOperation {
 impl Api {
     async fn operations<T, E: From<StoreError>>(
         &self,
-        what: impl AsyncFnOnce(&mut Operations) -> Result<T, E>,
+        what: impl AsyncFnOnce(&mut AllOperations) -> Result<T, E>,
     ) -> Result<Result<T, E>, Problem> {
         let ask = async |connection| {
-            let mut operations = Operations::new(connection, self.0.keys.clone());
+            let mut operations = AllOperations::from(self.partitions(connection).await?);
             // Whatever it is refused for is no fault of the connection.
             Ok(what(&mut operations).await)
         };
@@ -203,12 +203,7 @@ pub async fn plan(
     if filter == "--all" && !request.all {
         return Err(Problem::fault("all", "is needed where there is no other condition"));
     }
-    let look = async |queries: &mut Partitions| Ok((queries.now_ms().await?, queries.are_many()));
-    let (now_ms, are_many) = api.queries(look).await?;
-    if are_many {
-        let detail = "The stream is split, and an operation is of one partition: use the command line, with --stream.";
-        return Err(Problem::new(StatusCode::CONFLICT, "stream-is-split", detail));
-    }
+    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
     let mut letters = request.letters(now_ms)?;
     if matches!(kind, Kind::SendNow | Kind::Replay | Kind::Erase) && request.until.is_none() {
         letters.until_ms = DeadFilter::everything().until_ms;
@@ -225,6 +220,7 @@ pub async fn plan(
         by: caller.by(),
         why,
         random: rand::random(),
+        made_ms: None,
     };
     let work = async |tally: &mut Tally| {
         let _place = api.0.heavy.take_for_staff().await?;
@@ -232,14 +228,14 @@ pub async fn plan(
             (Kind::Replay, None) => Err(PlanError::NoEndpoint),
             (Kind::Replay, Some(id)) => {
                 let endpoint = api.with_registry(async |store| store.get(id).await).await?;
-                let plan = async |operations: &mut Operations| {
+                let plan = async |operations: &mut AllOperations| {
                     plan::replay(&api.0.history, operations, endpoint.as_ref(), wanted).await
                 };
                 api.operations(plan).await?
             }
             (Kind::Erase, _) => {
                 let endpoints = api.all_endpoints().await?;
-                let plan = async |operations: &mut Operations| {
+                let plan = async |operations: &mut AllOperations| {
                     plan::erase(&api.0.history, operations, &endpoints, wanted).await
                 };
                 api.operations(plan).await?
@@ -276,11 +272,12 @@ pub async fn list(
         Some(id) if is_back => Beside::NewerThan(id),
         Some(id) => Beside::OlderThan(id),
     };
-    let look = async |operations: &mut Operations| {
+    let look = async |operations: &mut AllOperations| {
         let (ids, is_beyond) = operations.page(beside, limit).await?;
-        Ok::<_, StoreError>((operations.find_all(&ids).await?, ids, is_beyond))
+        let found = operations.find_all(&ids).await?;
+        Ok::<_, StoreError>((found, ids, is_beyond, operations.partitions().unavailable()))
     };
-    let (found, ids, is_beyond) = api.operations(look).await?.map_err(|error| of_store(&error))?;
+    let (found, ids, is_beyond, unavailable) = api.operations(look).await?.map_err(|error| of_store(&error))?;
     let (has_newer, has_older) = if is_back { (is_beyond, true) } else { (!is_first, is_beyond) };
     let (next, prev) = match cursor.filter(|_| ids.is_empty()) {
         Some(cursor) => cursor.turned(),
@@ -289,7 +286,7 @@ pub async fn list(
             ids.first().filter(|_| has_newer).map(|id| Cursor::Before(id.to_string()).text()),
         ),
     };
-    Ok(Json(Page { items: found.iter().map(OperationView::of).collect(), next, prev, unavailable: Vec::new() }))
+    Ok(Json(Page { items: found.iter().map(OperationView::of).collect(), next, prev, unavailable }))
 }
 
 /// Show one: how far it is, what it waits for, and what became of what it took.
@@ -321,13 +318,14 @@ pub async fn results(
     };
     api.operation(&id).await?;
     let most = limit.min(MAX_PAGE);
-    let found = api.operations(async |operations| operations.exceptions(&id, after, most + 1).await).await?;
-    let mut found = found.map_err(|error| of_store(&error))?;
-    let has_more = found.len() > most;
-    found.truncate(most);
+    let look = async |operations: &mut AllOperations| {
+        let (found, has_more) = operations.exceptions(&id, after, most).await?;
+        Ok::<_, StoreError>((found, has_more, operations.partitions().unavailable()))
+    };
+    let (found, has_more, unavailable) = api.operations(look).await?.map_err(|error| of_store(&error))?;
     let next = found.last().filter(|_| has_more).map(|(last, _)| Cursor::After(last.to_string()).text());
     let items = found.iter().map(|(_, exception)| ResultView::of(exception)).collect();
-    Ok(Json(Page { items, next, prev: None, unavailable: Vec::new() }))
+    Ok(Json(Page { items, next, prev: None, unavailable }))
 }
 
 /// Start one that is planned: it takes what there was then. Whoever starts it twice is told that it runs already.
@@ -343,23 +341,43 @@ pub async fn start(
 ) -> Answer<OperationView> {
     let why = why(body.read_or_default(&api.0.schemas.change_operation)?.reason)?;
     let operation = api.operation(&named(&id)?).await?;
-    if operation.state != OperationState::Planned {
+    let shares = api.operations(async |operations| operations.shares_of(&operation.id).await).await?;
+    let mut shares = shares.map_err(|error| of_store(&error))?;
+    let are_many = shares.len() > 1;
+    shares.retain(|share| share.operation.state == OperationState::Planned);
+    if shares.is_empty() {
         let error = OperationError::Refused { id: operation.id, state: operation.state };
         return Err(of_operation(&error));
     }
-    let (id, plan) = (&operation.id, &operation.plan);
-    let begun = caller.begun(&api, Act::OperationStart, &why).target(id).filter(&plan.filter).count(plan.count);
-    let begun = plan.selection.account.iter().fold(begun, Begun::account);
-    let begun = plan.selection.endpoint.iter().fold(begun, Begun::endpoint);
-    let entry = api.0.audit.begin(&begun).await.map_err(crate::store::audit::AuditError)?;
-    let started = change(&api, &caller, id, Verb::Start(entry), &why).await;
-    // Its end is written by the worker, once it has ended.
-    if let Err(problem) = &started
-        && let Err(error) = api.0.audit.end(entry, Err(problem), Tally::default()).await
-    {
-        tracing::warn!(%error, "the end of an act is not in the audit log");
+    for share in &shares {
+        let (id, plan) = (&operation.id, &share.operation.plan);
+        let filter = share.filter(are_many);
+        let begun = caller.begun(&api, Act::OperationStart, &why).target(id).filter(&filter).count(plan.count);
+        let begun = plan.selection.account.iter().fold(begun, Begun::account);
+        let begun = plan.selection.endpoint.iter().fold(begun, Begun::endpoint);
+        let entry = api.0.audit.begin(&begun).await.map_err(crate::store::audit::AuditError)?;
+        let started = start_share(&api, &caller, share, entry, &why).await;
+        // Its end is written by the worker, once it has ended.
+        if let Err(problem) = &started
+            && let Err(error) = api.0.audit.end(entry, Err(problem), Tally::default()).await
+        {
+            tracing::warn!(%error, "the end of an act is not in the audit log");
+        }
+        started?;
     }
-    started
+    Ok(Json(OperationView::of(&api.operation(&operation.id).await?)))
+}
+
+async fn start_share(
+    api: &Api,
+    caller: &Caller,
+    share: &Share,
+    entry: Option<EntryId>,
+    why: &str,
+) -> Result<(), Problem> {
+    let who = Change { by: caller.by(), why: why.to_owned(), at_ms: clock::wall_ms() };
+    let started = api.operations(async |operations| operations.start(share, entry, &who).await).await?;
+    started.map_err(|error| of_operation(&error))
 }
 
 /// Take nothing more for now; what is under way ends.

@@ -2,16 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::operations;
 use crate::{
     clock,
     facts::{
         id::OperationId,
         operation::{Operation, State},
     },
-    store::{
-        operations::{OperationError, Operations},
-        queries::Queries,
-    },
+    store::operations::{AllOperations, OperationError},
     surface::{Context, VerbError, note, words},
     view::operation::OperationView,
 };
@@ -25,10 +23,8 @@ const LOOKS_AT_ENDED: u32 = 15;
 
 /// Says how far it is until it has ended. That some were not done is an error; that others were first is none.
 pub async fn follow(context: &Context, id: &OperationId) -> anyhow::Result<()> {
-    let connection = context.connect().await?;
-    let mut operations = Operations::new(connection.clone(), context.keys()?);
-    let mut queries = Queries::new(connection, context.keys()?);
-    let until_end = until_ended(&mut operations, &mut queries, id);
+    let mut operations = operations(context).await?;
+    let until_end = until_ended(&mut operations, id);
     let operation = tokio::select! {
         operation = until_end => operation?,
         _ = tokio::signal::ctrl_c() => anyhow::bail!(
@@ -50,11 +46,7 @@ pub async fn follow(context: &Context, id: &OperationId) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn until_ended(
-    operations: &mut Operations,
-    queries: &mut Queries,
-    id: &OperationId,
-) -> anyhow::Result<Operation> {
+async fn until_ended(operations: &mut AllOperations, id: &OperationId) -> anyhow::Result<Operation> {
     let began = clock::now();
     let (mut first, mut told, mut told_at) = (None, String::new(), None::<Instant>);
     let mut looks_left = LOOKS_AT_ENDED;
@@ -71,8 +63,11 @@ async fn until_ended(
         if is_due && line != told {
             note(&line);
             (told, told_at) = (line, Some(clock::now()));
-            if !operation.state.has_ended() && queries.lease().await?.is_none() {
-                note("no worker owns the partition: it goes on when one does, see `herald doctor`");
+            let unowned = operations.unowned(id).await?;
+            if !unowned.is_empty() {
+                let streams =
+                    if operations.partitions().are_many() { unowned.join(", ") } else { "the partition".into() };
+                note(format_args!("no worker owns {streams}: it goes on when one does, see `herald doctor`"));
             }
         }
         // Its end is in the audit log then, unless its worker has died in between.

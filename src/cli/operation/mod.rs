@@ -15,15 +15,14 @@ use crate::{
     facts::{
         audit::{Act, Begun},
         id::{EntryId, OperationId},
-        operation::{Change, Kind, MAX_RATE, Operation},
+        operation::{Change, Kind, MAX_RATE, Operation, State},
     },
     history::plan::{self, PlanError},
     store::{
-        operations::{OperationError, Operations, Verb, Wanted},
-        partitions::mode,
+        operations::{AllOperations, OperationError, Share, Verb, Wanted},
         queries::{DeadFilter, MAX_PAGE},
     },
-    surface::{Context, Format, VerbError, audit::audited_until_its_end, audited, note, words},
+    surface::{Context, Format, VerbError, audit::audited_until_its_end, audited, note, of_those_that_answer, words},
     view::operation::{OperationView, ResultView},
 };
 
@@ -134,19 +133,9 @@ pub async fn run(context: &Context, verb: OperationVerb) -> anyhow::Result<()> {
     }
 }
 
-/// Of one partition: an operation is one's own.
-pub async fn operations(context: &Context) -> anyhow::Result<Operations> {
-    let (connection, keys) = (context.connect().await?, context.keys()?);
-    let parts = mode(connection.clone(), keys.stream()).await?.parts();
-    if parts.is_some() {
-        let stream = keys.stream();
-        let text = format!(
-            "{stream} is split, and an operation is of one partition: name it with --stream {stream}:0 (`herald \
-             partition of ACCOUNT` says which one an account's is), or give the ids of letters"
-        );
-        return Err(VerbError::Refused(text).into());
-    }
-    Ok(Operations::new(connection, keys))
+/// Those of all partitions.
+pub async fn operations(context: &Context) -> anyhow::Result<AllOperations> {
+    Ok(context.partitions().await?.into())
 }
 
 async fn plan_as_asked(context: &Context, args: PlanArgs) -> anyhow::Result<()> {
@@ -183,14 +172,14 @@ pub async fn plan(context: &Context, planned: Planned, change: &WhoAndWhy) -> an
     let begun = letters.account.iter().fold(begun, Begun::account);
     let begun = letters.endpoint.iter().fold(begun, Begun::endpoint);
     let (by, why, random) = (change.by.clone(), change.reason.clone(), rand::random());
-    let wanted = Wanted { kind, letters, limit, filter, rate, by, why, random };
+    let wanted = Wanted { kind, letters, limit, filter, rate, by, why, random, made_ms: None };
     let work = async |tally: &mut crate::facts::audit::Tally| {
         let mut operations = operations(context).await?;
         let operation = match (kind, &wanted.letters.endpoint) {
             (Kind::Replay, None) => return Err(PlanError::NoEndpoint.into()),
             (Kind::Replay, Some(id)) => {
                 let endpoint = context.registry().await?.get(id).await?;
-                plan::replay(&context.history(), &mut operations, endpoint.as_ref(), wanted).await?
+                plan::replay(&context.history(), &operations, endpoint.as_ref(), wanted).await?
             }
             (Kind::Erase, _) => {
                 let endpoints = context.registry().await?.all().await?;
@@ -215,18 +204,27 @@ async fn start_as_asked(context: &Context, which: &Which) -> anyhow::Result<()> 
 /// The act that begins ends with the operation: the worker writes its end.
 pub async fn start(
     context: &Context,
-    operations: &mut Operations,
+    operations: &mut AllOperations,
     operation: &Operation,
     begun: Begun,
     by: &str,
 ) -> anyhow::Result<()> {
-    let Operation { id, plan, .. } = operation;
-    let begun = begun.target(id).filter(&plan.filter).count(plan.count);
-    let begun = plan.selection.account.iter().fold(begun, Begun::account);
-    let begun = plan.selection.endpoint.iter().fold(begun, Begun::endpoint);
+    let shares = operations.shares_of(&operation.id).await?;
+    let are_many = shares.len() > 1;
+    let is_planned = |share: &&Share| share.operation.state == State::Planned;
+    let planned: Vec<&Share> = shares.iter().filter(is_planned).collect();
+    // What is started already says so itself.
+    let planned = if planned.is_empty() { shares.iter().take(1).collect() } else { planned };
     let who = Change { by: by.to_owned(), why: begun.why.clone(), at_ms: clock::wall_ms() };
-    let work = async |entry: Option<EntryId>| Ok(operations.change(id, Verb::Start(entry), &who).await.map(drop)?);
-    audited_until_its_end(context, begun, work).await
+    for share in planned {
+        let plan = &share.operation.plan;
+        let begun = begun.clone().target(&operation.id).filter(&share.filter(are_many)).count(plan.count);
+        let begun = plan.selection.account.iter().fold(begun, Begun::account);
+        let begun = plan.selection.endpoint.iter().fold(begun, Begun::endpoint);
+        let work = async |entry: Option<EntryId>| Ok(operations.start(share, entry, &who).await?);
+        audited_until_its_end(context, begun, work).await?;
+    }
+    Ok(())
 }
 
 async fn change(context: &Context, which: &Which, act: Act, verb: Verb) -> anyhow::Result<()> {
@@ -235,12 +233,17 @@ async fn change(context: &Context, which: &Which, act: Act, verb: Verb) -> anyho
     let begun = change.act(act).target(id);
     let begun = if let Verb::Rate(rate) = verb { begun.count(rate.into()) } else { begun };
     let who = Change { by: change.by().to_owned(), why: begun.why.clone(), at_ms: clock::wall_ms() };
-    audited(context, begun, async |_| Ok(operations.change(id, verb, &who).await.map(drop)?)).await?;
+    audited(context, begun, async |_| Ok(operations.change(id, verb, &who).await?)).await?;
     show(context, id).await
 }
 
 async fn list(context: &Context, limit: usize) -> anyhow::Result<()> {
     let mut operations = operations(context).await?;
+    let done = list_of(&mut operations, context, limit).await;
+    of_those_that_answer(operations.partitions(), done)
+}
+
+async fn list_of(operations: &mut AllOperations, context: &Context, limit: usize) -> anyhow::Result<()> {
     let mut ids = operations.ids().await?;
     let there = ids.len();
     ids.truncate(limit);
@@ -270,6 +273,11 @@ async fn list(context: &Context, limit: usize) -> anyhow::Result<()> {
 
 async fn show(context: &Context, id: &OperationId) -> anyhow::Result<()> {
     let mut operations = operations(context).await?;
+    let done = show_of(&mut operations, context, id).await;
+    of_those_that_answer(operations.partitions(), done)
+}
+
+async fn show_of(operations: &mut AllOperations, context: &Context, id: &OperationId) -> anyhow::Result<()> {
     let operation = operations.find(id).await?.ok_or_else(|| OperationError::Missing(id.clone()))?;
     context.output.one(&OperationView::of(&operation), &shown(&operation, context.now_ms()))?;
     let counts = operation.counts;
@@ -281,15 +289,24 @@ async fn show(context: &Context, id: &OperationId) -> anyhow::Result<()> {
 
 async fn results(context: &Context, id: &OperationId, limit: usize) -> anyhow::Result<()> {
     let mut operations = operations(context).await?;
+    let done = results_of(&mut operations, context, id, limit).await;
+    of_those_that_answer(operations.partitions(), done)
+}
+
+async fn results_of(
+    operations: &mut AllOperations,
+    context: &Context,
+    id: &OperationId,
+    limit: usize,
+) -> anyhow::Result<()> {
     operations.find(id).await?.ok_or_else(|| OperationError::Missing(id.clone()))?;
     let now_ms = context.now_ms();
     let mut rows = context.output.list(&["WHEN", "DELIVERY", "RESULT", "WHY"]);
     let (mut left, mut after) = (limit, None);
     while left > 0 {
-        let page = operations.exceptions(id, after, left.min(MAX_PAGE)).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(*last);
-        left = left.saturating_sub(page.len());
+        let (page, has_more) = operations.exceptions(id, after, left.min(MAX_PAGE)).await?;
+        after = page.last().map(|(last, _)| *last);
+        left = if has_more { left.saturating_sub(page.len()) } else { 0 };
         for (_, exception) in &page {
             rows.push(&ResultView::of(exception), || {
                 let when = words::ago(exception.at_ms, now_ms);

@@ -17,8 +17,8 @@ use crate::{
         audit::Audit,
         connection::{Purpose, Redis},
         keys::PartitionKeys,
+        queries::Partitions,
         registry::{RegistryError, RegistryStore},
-        watch::last_entry,
     },
 };
 
@@ -44,8 +44,9 @@ pub async fn confirm(registry: Registry) -> Done {
     }
 }
 
-/// Disables an endpoint that answered 410, or pauses one that is over its quota, unless somebody has changed it since.
-pub async fn change_endpoint(redis: Redis, keys: PartitionKeys, audit: Audit, errand: CoreErrand) -> Done {
+/// Disables an endpoint that answered 410, or pauses one that is over its quota, unless somebody has changed it since. `root` is the stream
+/// that the events of all accounts come through.
+pub async fn change_endpoint(redis: Redis, root: PartitionKeys, audit: Audit, errand: CoreErrand) -> Done {
     let act = match &errand {
         CoreErrand::Disable { .. } => Act::EndpointDisable,
         CoreErrand::Pause { .. } => Act::EndpointPause,
@@ -61,7 +62,7 @@ pub async fn change_endpoint(redis: Redis, keys: PartitionKeys, audit: Audit, er
             }
         }
     };
-    let done = change_until_done(&redis, &keys, &errand).await;
+    let done = change_until_done(&redis, &root, &errand).await;
     if let Err(error) = audit.end(entry, done.as_ref().copied(), Tally::default()).await {
         warn!(%endpoint, %error, "the end of an act is not in the audit log");
     }
@@ -69,10 +70,10 @@ pub async fn change_endpoint(redis: Redis, keys: PartitionKeys, audit: Audit, er
 }
 
 /// Fails only if somebody else's change takes precedence.
-async fn change_until_done(redis: &Redis, keys: &PartitionKeys, errand: &CoreErrand) -> Result<(), RegistryError> {
+async fn change_until_done(redis: &Redis, root: &PartitionKeys, errand: &CoreErrand) -> Result<(), RegistryError> {
     let (CoreErrand::Disable { endpoint, why, .. } | CoreErrand::Pause { endpoint, why, .. }) = errand;
     loop {
-        match try_change(redis, keys, errand).await {
+        match try_change(redis, root, errand).await {
             Ok(()) => {
                 match errand {
                     CoreErrand::Disable { .. } => warn!(%endpoint, reason = why, "disabled the endpoint"),
@@ -94,13 +95,14 @@ async fn change_until_done(redis: &Redis, keys: &PartitionKeys, errand: &CoreErr
     }
 }
 
-async fn try_change(redis: &Redis, keys: &PartitionKeys, errand: &CoreErrand) -> Result<(), RegistryError> {
+async fn try_change(redis: &Redis, root: &PartitionKeys, errand: &CoreErrand) -> Result<(), RegistryError> {
     let (CoreErrand::Disable { endpoint: id, revision, why } | CoreErrand::Pause { endpoint: id, revision, why }) =
         errand;
-    let mut connection = redis.connect(Purpose::Other).await?;
-    let last = last_entry(&mut connection, keys).await?;
-    let mut store = RegistryStore::on(connection);
+    let connection = redis.connect(Purpose::Other).await?;
+    let mut store = RegistryStore::on(connection.clone());
     let Some(mut endpoint) = store.get(id).await? else { return Err(RegistryError::Missing(id.clone())) };
+    // What is accepted after that is not owed to it. Of several streams, each must answer: what waits in one that is away is owed, too.
+    let last = Partitions::find(connection, root).await?.last_entry_of(&endpoint.account).await?;
     // The store refuses a change that was based on another revision than the current one.
     endpoint.revision = *revision;
     let mark = Mark { by: HERALD.to_owned(), why: why.clone(), at_ms: clock::wall_ms() };

@@ -78,6 +78,7 @@ impl Publisher {
     pub fn start(
         redis: Redis,
         keys: PartitionKeys,
+        root: PartitionKeys,
         registry: Registry,
         audit: Audit,
         disable_after: Option<Duration>,
@@ -87,6 +88,7 @@ impl Publisher {
         let task = Task {
             redis,
             keys,
+            root,
             registry,
             audit,
             disable_after,
@@ -120,6 +122,7 @@ impl Publisher {
 struct Task {
     redis: Redis,
     keys: PartitionKeys,
+    root: PartitionKeys,
     registry: Registry,
     audit: Audit,
     disable_after: Option<Duration>,
@@ -219,8 +222,8 @@ impl Task {
         let failed_for = compact(Duration::from_secs(failing_for_ms / 1_000));
         let why = format!("nothing has succeeded for {failed_for} ({cause}); limits.disable_after is {after}");
         let errand = CoreErrand::Disable { endpoint, revision, why };
-        let (redis, keys, audit) = (self.redis.clone(), self.keys.clone(), self.audit.clone());
-        self.disabling.spawn(of_the_same(change_endpoint(redis, keys, audit, errand)));
+        let (redis, root, audit) = (self.redis.clone(), self.root.clone(), self.audit.clone());
+        self.disabling.spawn(of_the_same(change_endpoint(redis, root, audit, errand)));
     }
 
     async fn store(&mut self) -> Result<&mut HealthStore, StoreError> {

@@ -1,17 +1,18 @@
 //! Follows the stream itself, for `history.bodies`: as fast as it is written, and without a consumer group, because the position
 //! stands in the database.
 
-use super::{Failed, Following, Step};
+use super::{Failed, Follower, Step, reading::Reading};
 use crate::{
     facts::{
         event::{Event, MAX_EVENT_BYTES},
         id::EntryId,
+        partition::Mode,
     },
     history::{
         events::{KeptEvent, Source},
-        writer::{EVENTS_DROPPED, Missed, STREAM_LOST},
+        writer::{EVENTS_DROPPED, Missed, STREAM_LOST, Writer},
     },
-    store::queries::{EventsPage, EventsRead, RawEvent},
+    store::queries::{EventsPage, EventsRead, Queries, RawEvent},
 };
 
 /// Entries that one command reads.
@@ -24,20 +25,42 @@ const BYTES: usize = 16 << 20;
 /// Until an event has been read.
 pub(super) const USUAL_EVENT_BYTES: u64 = 600;
 
-impl Following<'_> {
-    /// Reads some pages of events and writes them.
-    pub(super) async fn step_events(&mut self) -> Result<Step, Failed> {
+impl Reading {
+    /// Reads some pages of events and writes them. Of a routed stream its parts have all that is behind the barrier.
+    pub(super) async fn step_events(
+        &mut self,
+        of: &Follower,
+        writer: &mut Writer,
+        queries: &mut Queries,
+    ) -> Result<Step, Failed> {
+        if self.has_all_events {
+            return Ok(Step::UpToDate);
+        }
         let (mut to, mut missed, mut events, mut bytes, mut has_more) = (self.source, None, Vec::new(), 0, true);
         // Of entries, too: those that are no event, or come again, are not kept.
         let mut entries = 0;
         while has_more && entries < EVENTS && bytes < BYTES {
             let after = to.map_or_else(Default::default, |source| source.entry);
-            let Some(mut page) = self.queries.events_after(after, ENTRIES, MAX_EVENT_BYTES).await? else { break };
+            let Some(mut page) = queries.events_after(after, ENTRIES, MAX_EVENT_BYTES).await? else { break };
+            let mode = if page.last <= after { Mode::Worked } else { queries.mode().await? };
             if let Some(before) = to.filter(|_| to != self.source) {
                 // Whoever asks for the events up to a time must be able to tell those of two pages apart.
                 page.now_ms = page.now_ms.max(before.read_ms + 1);
             }
-            let (reached, gap) = next(to, &page);
+            let (reached, gap) = match mode {
+                Mode::Worked => next(to, &page),
+                // Where the barrier is will be known in a moment.
+                Mode::Splitting { .. } => break,
+                Mode::Routed { barrier, .. } if after >= barrier => {
+                    self.has_all_events = true;
+                    break;
+                }
+                Mode::Routed { barrier, .. } => {
+                    page.events.retain(|event| event.entry <= barrier);
+                    page.last = barrier;
+                    before_parts(to, &page)
+                }
+            };
             if gap.is_some() && to != self.source {
                 // It is told by a step of its own.
                 break;
@@ -56,12 +79,12 @@ impl Following<'_> {
         if missed.is_none() && self.source.is_some_and(|from| from.entry == to.entry) {
             return Ok(Step::UpToDate);
         }
-        if !self.writer.write_events(self.source, to, &events, missed.as_ref()).await? {
-            self.source = self.writer.source().await?;
+        if !writer.write_events(&self.book, self.source, to, &events, missed.as_ref()).await? {
+            self.source = writer.source(&self.book).await?;
             return Ok(Step::Overtaken);
         }
         if let Some(missed) = missed {
-            self.of.metrics.history_missed(missed.lines);
+            of.metrics.history_missed(missed.lines);
             tracing::error!(reason = missed.why, "the history has a gap of {} events", missed.lines);
         }
         self.source = Some(to);
@@ -72,11 +95,11 @@ impl Following<'_> {
     }
 
     /// Tells the owner of the partition how far this is with the events.
-    pub(super) async fn tell_events(&mut self, at_ms: u64) -> Result<(), Failed> {
+    pub(super) async fn tell_events(&mut self, queries: &mut Queries, id: &str, at_ms: u64) -> Result<(), Failed> {
         // Before the first entry, too: it must not be trimmed before it was read.
         let entry = self.source.map_or_else(Default::default, |source| source.entry);
         let read = EventsRead { entry, at_ms, entry_bytes: self.event_bytes };
-        Ok(self.queries.tell_history_of_events(&self.id, read).await?)
+        Ok(queries.tell_history_of_events(id, read).await?)
     }
 }
 
@@ -109,6 +132,27 @@ fn next(from: Option<Source>, page: &EventsPage) -> (Source, Option<Missed>) {
     let lines = if is_at_end { page.added.saturating_sub(to.added) } else { 0 };
     let missed = if lines > 0 { missed(from, read_ms, lines, EVENTS_DROPPED) } else { None };
     (at_end(to, page, is_at_end), missed)
+}
+
+/// The same of a page of a routed stream, without what its parts have: of that it cannot be told how much was ever added.
+fn before_parts(from: Option<Source>, page: &EventsPage) -> (Source, Option<Missed>) {
+    let read_ms = page.now_ms;
+    let from = from.unwrap_or(Source { entry: EntryId::ZERO, added: page.added.saturating_sub(page.length), read_ms });
+    let mut to = read_on(Source { read_ms, ..from }, page);
+    if page.events.len() < ENTRIES {
+        to.entry = page.last;
+    }
+    let left = page.added.saturating_sub(page.length).saturating_sub(from.added);
+    let is_missing = page.first > from.entry && left > 0;
+    to.added += left;
+    let lines = if page.first <= page.last { left } else { 0 };
+    let missed = Missed {
+        from_ms: accepted_ms(from.entry, from.read_ms),
+        until_ms: accepted_ms(page.first.min(page.last), read_ms),
+        lines,
+        why: EVENTS_DROPPED,
+    };
+    (to, is_missing.then_some(missed))
 }
 
 fn at_end(to: Source, page: &EventsPage, is_at_end: bool) -> Source {

@@ -1,10 +1,9 @@
 //! Whether the log still is the one that was read. A Redis that lost its last writes counts the same lines again, and soon has more
 //! of them than were read: only what stands at the position tells.
 
-use super::Position;
 use crate::{
     facts::log::Logged,
-    history::writer::{LOG_DROPPED, LOG_LOST, LOG_UNKNOWN, Missed},
+    history::writer::{LOG_DROPPED, LOG_LOST, LOG_UNKNOWN, Missed, Position},
     store::queries::LogEntry,
 };
 

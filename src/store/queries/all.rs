@@ -19,7 +19,7 @@ pub use self::standing::{Backlog, FoundQuarantined, PartitionLook, QuarantinePla
 use super::Queries;
 use crate::{
     facts::{
-        id::{AccountId, DeliveryId, EndpointId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId},
         partition::{Layout, Mode},
     },
     store::{
@@ -49,6 +49,8 @@ pub struct Partitions {
     /// Those that do not answer, and those of them that were asked for something.
     away: BTreeMap<String, StoreError>,
     missed: BTreeSet<String>,
+    /// Where parts ended when what is before them had passed an entry.
+    ends: BTreeMap<(usize, EntryId), EntryId>,
 }
 
 impl Partitions {
@@ -74,14 +76,23 @@ impl Partitions {
         let keys = keys_of(&layout.streams())
             .map_err(|error| StoreError::unexpected("name the keys of all partitions", error))?;
         let all = keys.into_iter().map(|keys| Queries::new(connection.clone(), keys)).collect();
-        Ok(Self { connection, layout, all, accounts: HashMap::new(), away, missed: BTreeSet::new() })
+        Ok(Self {
+            connection,
+            layout,
+            all,
+            accounts: HashMap::new(),
+            away,
+            missed: BTreeSet::new(),
+            ends: BTreeMap::new(),
+        })
     }
 
     /// A stream that is one partition, whatever its mode.
     pub fn of_one(connection: Connection, keys: PartitionKeys) -> Self {
         let layout = Layout::of_one(keys.stream());
         let all = vec![Queries::new(connection.clone(), keys)];
-        Self { connection, layout, all, accounts: HashMap::new(), away: BTreeMap::new(), missed: BTreeSet::new() }
+        let (away, missed, ends) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { connection, layout, all, accounts: HashMap::new(), away, missed, ends }
     }
 
     pub fn layout(&self) -> &Layout {
@@ -222,8 +233,18 @@ impl Partitions {
         }
     }
 
+    /// The numbers of those that deliver something of it, of whatever is not given anything.
+    pub(in crate::store) async fn with_deliveries(
+        &mut self,
+        account: Option<&AccountId>,
+        endpoint: Option<&EndpointId>,
+    ) -> Vec<usize> {
+        let concerned = self.concerned(account, endpoint).await;
+        self.that_deliver().into_iter().filter(|at| concerned.contains(at)).collect()
+    }
+
     /// Asks these, by their numbers; those that do not answer are noted. An error only if none answers.
-    fn ask<'a, T: Send + 'a, F: Future<Output = Result<T, StoreError>> + Send + 'a>(
+    pub(in crate::store) fn ask<'a, T: Send + 'a, F: Future<Output = Result<T, StoreError>> + Send + 'a>(
         &'a mut self,
         asked: &'a [usize],
         what: impl Fn(usize, Queries) -> F + Send + Sync + 'a,

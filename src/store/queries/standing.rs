@@ -7,9 +7,13 @@ use redis::{FromRedisValue, Value};
 
 use super::{MAX_PAGE, Queries};
 use crate::{
-    facts::id::{DeliveryId, EndpointId, EntryId},
+    facts::{
+        id::{DeliveryId, EndpointId, EntryId},
+        partition::Mode,
+    },
     store::{
         error::StoreError,
+        partitions,
         protocol::{GROUP, Term},
         watch::numbers,
     },
@@ -161,6 +165,11 @@ impl Queries {
         command.arg(self.keys.stream()).arg(format!("({last}")).arg("+").arg("COUNT").arg(MAX_PAGE);
         let found: Vec<(String, Value)> = self.connection.query("count what is not routed yet", &command).await?;
         Ok((found.len() as u64, found.first().and_then(|(id, _)| id.parse().ok())))
+    }
+
+    /// What becomes of the stream's entries.
+    pub async fn mode(&self) -> Result<Mode, StoreError> {
+        partitions::mode(self.connection.clone(), self.keys.stream()).await
     }
 
     /// Of a part: up to which entry of its stream it has all that is for it.

@@ -4,10 +4,15 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{Partitions, share};
 use crate::{
-    facts::id::{DeliveryId, EndpointId, IntentId},
+    facts::{
+        id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
+        partition::Mode,
+    },
     store::{
         error::StoreError,
-        queries::{ChainHead, EntryStanding, LogFilter, LogPage, MAX_PAGE, Queries, Totals, Unfinished, Whereabouts},
+        queries::{
+            ChainHead, EntryStanding, LogFilter, LogPage, MAX_PAGE, Outcome, Queries, Totals, Unfinished, Whereabouts,
+        },
     },
 };
 
@@ -176,15 +181,90 @@ impl Partitions {
         Ok(found.into_iter().rev().find(|standing| *standing != EntryStanding::Gone).unwrap_or(EntryStanding::Gone))
     }
 
+    /// What became of each of these, all of one account. Whichever stream of its path owes it, it is owed. Each must answer.
+    pub async fn outcomes(
+        &mut self,
+        account: &AccountId,
+        deliveries: &[DeliveryId],
+    ) -> Result<Vec<Outcome>, StoreError> {
+        if !self.are_many() {
+            return self.root().outcomes(deliveries).await;
+        }
+        self.know(deliveries.iter().map(|id| (&id.endpoint, account)));
+        let look = |mut one: Queries, ids: Vec<DeliveryId>| async move {
+            // In this order: what is passed on, or gets a record, between two of them is owed, as it was before.
+            let (routed, outcomes) = (one.routed().await?, one.outcomes(&ids).await?);
+            let kept = one.are_kept(&ids).await?;
+            Ok(outcomes.into_iter().zip(kept).map(|(outcome, is_kept)| (routed, outcome, is_kept)).collect())
+        };
+        let found = self.of_each(deliveries, |id| &id.endpoint, look).await?;
+        self.must_all_answer()?;
+        let outcome = |(id, answers): (&DeliveryId, Vec<(usize, _)>)| {
+            let each = answers.into_iter().map(|(at, answer)| self.outcome_at(at, id.entry, answer));
+            each.reduce(|inner, outer| if inner == Outcome::Settled { outer } else { inner })
+                .unwrap_or(Outcome::Settled)
+        };
+        Ok(deliveries.iter().zip(found).map(outcome).collect())
+    }
+
+    /// What one stream's answer says of a delivery: an entry that it has not read may be none of its own.
+    fn outcome_at(
+        &self,
+        at: usize,
+        entry: EntryId,
+        (routed, outcome, is_kept): (Option<EntryId>, Outcome, bool),
+    ) -> Outcome {
+        if is_kept || outcome == Outcome::Dead {
+            return outcome;
+        }
+        let stream = self.all[at].keys.stream();
+        let barrier_of = |stream: &str| match self.layout.mode(stream) {
+            Mode::Routed { barrier, .. } => Some(*barrier),
+            Mode::Worked | Mode::Splitting { .. } => None,
+        };
+        let barrier = stream.rsplit_once(':').filter(|_| at > 0).and_then(|(above, _)| barrier_of(above));
+        match (barrier_of(stream), barrier) {
+            // It passes on what it has not delivered, and its part knows of that.
+            (Some(_), _) => Outcome::Settled,
+            // It was delivered before there was this part, or handed over to it with its record.
+            (None, Some(barrier)) if entry <= barrier => Outcome::Settled,
+            (None, Some(_)) if routed < Some(entry) => Outcome::Owed { next_ms: None },
+            (None, _) => outcome,
+        }
+    }
+
+    /// Lines of all logs that a history has still to read, and when the first of them began to wait for it; None if there is none that
+    /// can be read.
+    pub async fn logged_beyond(&mut self, read: &BTreeMap<String, u64>) -> Result<(u64, Option<u64>), StoreError> {
+        let asked = self.everywhere();
+        let look = |mut one: Queries| async move {
+            let line = read.get(one.keys.stream()).copied().unwrap_or(0);
+            Ok((one.log_end().await?.saturating_sub(line), one.logged_after_ms(line).await?))
+        };
+        let found = self.ask_for(&asked, look).await?;
+        let waits_since_ms = found.iter().filter_map(|(_, since_ms)| *since_ms).min();
+        Ok((found.into_iter().map(|(behind, _)| behind).sum(), waits_since_ms))
+    }
+
     /// Up to `max` matching lines, after a look at up to `max_look` lines, of all logs together.
     pub async fn attempts(&mut self, filter: &LogFilter, max: usize, max_look: usize) -> Result<LogPage, StoreError> {
+        self.attempts_beyond(&BTreeMap::new(), filter, max, max_look).await
+    }
+
+    /// The same; of a stream that a history has read up to some line, only what is behind that.
+    pub async fn attempts_beyond(
+        &mut self,
+        read: &BTreeMap<String, u64>,
+        filter: &LogFilter,
+        max: usize,
+        max_look: usize,
+    ) -> Result<LogPage, StoreError> {
         let endpoint = filter.endpoint.as_ref().or(filter.delivery.as_ref().map(|delivery| &delivery.endpoint));
         let asked = self.concerned(filter.account.as_ref(), endpoint).await;
         let most = share(max_look, asked.len(), LEAST_LINES);
-        // A history has read up to there of the root's log only.
-        let of = |at: usize| LogFilter { after: filter.after.filter(|_| at == 0), ..filter.clone() };
-        let look = |at: usize, mut one: Queries| {
-            let filter = of(at);
+        let look = |_, mut one: Queries| {
+            let after = read.get(one.keys.stream()).copied().max(filter.after);
+            let filter = LogFilter { after, ..filter.clone() };
             async move { one.attempts(&filter, max, most).await }
         };
         let mut pages: Vec<LogPage> = self.ask(&asked, look).await?.into_iter().map(|(_, page)| page).collect();

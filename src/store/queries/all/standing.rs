@@ -169,16 +169,37 @@ impl Partitions {
         Ok(found.into_iter().max().unwrap_or(EntryId::ZERO))
     }
 
-    /// Whether nothing of an account waits any more that was accepted up to there: it has gone through its whole path.
+    /// Whether nothing of an account waits any more that was accepted up to there: it has gone through its whole path. Each must answer.
+    ///
+    /// The streams of the path are asked one after the other, so that what passes from one to the next is in one of them. A part may have
+    /// given out larger ids than the stream before it, and then what comes from there gets one beyond these: so it must pass everything
+    /// that it has once that stream has passed on what is asked for. Whoever asks again asks for the same.
     pub async fn is_passed(&mut self, account: &AccountId, last: EntryId) -> Result<bool, StoreError> {
-        let asked = self.concerned(Some(account), None).await;
-        let look = |one: Queries| async move { is_passed(&mut one.connection.clone(), &one.keys, last).await };
-        let found = self.ask_for(&asked, look).await?;
-        self.must_all_answer()?;
-        Ok(found.into_iter().all(|passed| passed))
+        let mut last = last;
+        for at in self.concerned(Some(account), None).await {
+            if at > 0 {
+                last = self.end_behind(at, last).await?;
+            }
+            let look = |one: Queries| async move { is_passed(&mut one.connection.clone(), &one.keys, last).await };
+            if !self.ask_for(&[at], look).await?.into_iter().all(|passed| passed) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    fn must_all_answer(&self) -> Result<(), StoreError> {
+    /// Where this part ended when it was first found that the stream before it had passed this entry.
+    async fn end_behind(&mut self, at: usize, last: EntryId) -> Result<EntryId, StoreError> {
+        if let Some(end) = self.ends.get(&(at, last)) {
+            return Ok(*end);
+        }
+        let found = self.ask_for(&[at], |mut one| async move { one.last_entry().await }).await?;
+        let end = found.into_iter().fold(last, EntryId::max);
+        self.ends.insert((at, last), end);
+        Ok(end)
+    }
+
+    pub(super) fn must_all_answer(&self) -> Result<(), StoreError> {
         self.why_unavailable().next().map_or(Ok(()), |why| Err(why.clone()))
     }
 
