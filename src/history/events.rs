@@ -568,6 +568,51 @@ mod tests {
     use super::*;
     use crate::history::{Access, writer::LOG_DROPPED};
 
+    /// A file that an older Herald wrote to today goes on, and from then on holds two events of one id.
+    #[tokio::test]
+    async fn events_of_two_accounts_with_one_id_are_kept_in_a_file_of_an_older_herald_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("history.db").display()).parse().unwrap();
+        let open = async || Database::open(&url, "payment-intents", Access::Write).await.unwrap();
+        let read_ms = crate::clock::wall_ms();
+        let table = table_of(day_of(read_ms));
+        let event = |n: u64, account: &str| KeptEvent {
+            entry: EntryId { ms: read_ms, seq: n },
+            read_ms,
+            account: AccountId::new(account).unwrap(),
+            intent: IntentId::new("pi_1").unwrap(),
+            event: EventId::new(&format!("evt_{account}_{n}")).unwrap(),
+            event_type: "payment_intent.created".to_owned(),
+            number: None,
+            traceparent: String::new(),
+            body: b"{}".to_vec(),
+        };
+        let old = open().await;
+        for sql in [
+            format!(
+                "CREATE TABLE {table} (entry_ms BIGINT NOT NULL, entry_seq BIGINT NOT NULL, read_ms BIGINT NOT NULL, \
+                 account TEXT NOT NULL, intent TEXT NOT NULL, event TEXT NOT NULL, event_type TEXT NOT NULL, \
+                 number BIGINT NOT NULL, traceparent TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (entry_ms, entry_seq))"
+            ),
+            format!("CREATE INDEX {table}_account ON {table} (account, entry_ms, entry_seq)"),
+            format!("INSERT INTO herald_history_body_days (day) VALUES ({})", day_of(read_ms)),
+        ] {
+            sqlx::query(AssertSqlSafe(sql)).execute(&old.pool).await.unwrap();
+        }
+        let book = old.book("payment-intents");
+        let to = |n| Source { entry: EntryId { ms: read_ms, seq: n }, added: n, read_ms };
+        assert!(Writer::new(old.clone()).write_events(&book, None, to(1), &[event(1, "acc_a")], None).await.unwrap());
+        old.close().await;
+        let database = open().await;
+        let part = database.book("payment-intents:1");
+        let (writer, reader) = (Writer::new(database.clone()), Reader::new(database));
+        assert!(writer.write_events(&part, None, to(1), &[event(1, "acc_b"), event(1, "acc_a")], None).await.unwrap());
+        let kept = reader.events(&EventsWanted::default(), EventPlace::default(), 10).await.unwrap();
+        let mut names: Vec<&str> = kept.iter().map(|event| event.event.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["evt_acc_a_1", "evt_acc_b_1"], "each once");
+    }
+
     #[tokio::test]
     async fn the_gaps_of_events_are_those_of_the_stream_and_of_the_time_that_is_read() {
         let folder = tempfile::tempdir().unwrap();

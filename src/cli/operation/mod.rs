@@ -218,7 +218,7 @@ pub async fn start(
     let who = Change { by: by.to_owned(), why: begun.why.clone(), at_ms: clock::wall_ms() };
     for share in planned {
         let plan = &share.operation.plan;
-        let begun = begun.clone().target(&operation.id).filter(&share.filter(are_many)).count(plan.count);
+        let begun = begun.clone().target(&operation.id).filter(share.filter(are_many)).count(plan.count);
         let begun = plan.selection.account.iter().fold(begun, Begun::account);
         let begun = plan.selection.endpoint.iter().fold(begun, Begun::endpoint);
         let work = async |entry: Option<EntryId>| Ok(operations.start(share, entry, &who).await?);
