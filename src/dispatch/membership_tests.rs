@@ -190,7 +190,7 @@ impl World {
                 Doing::Owned | Doing::Stopping => {}
             }
         }
-        gone.iter().for_each(|stream| drop(worker.work.remove(stream)));
+        worker.work.retain(|stream, _| !gone.contains(stream));
     }
 
     fn answer(&mut self, id: &str, ask: &Ask) -> Told {

@@ -149,7 +149,7 @@ impl Presence {
                 let namesakes = others.iter().filter(|other| other.told.name == self.name).map(|other| other.at_ms);
                 if let Some(at_ms) = namesakes.max() {
                     let before_ms = *namesake_ms.get_or_insert(at_ms);
-                    if before_ms < at_ms && std::mem::replace(&mut namesake_ms, Some(u64::MAX)) != Some(u64::MAX) {
+                    if before_ms < at_ms && namesake_ms.replace(u64::MAX) != Some(u64::MAX) {
                         warn!(
                             "another live worker is called {}, too: give each its own name (HERALD_WORKER)",
                             self.name

@@ -12,6 +12,7 @@ use crate::{
     owned::{Directive, OwnCluster, OwnRedis, Usage},
 };
 
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Servers {
     /// With the use of the processes that were killed.
     One {
