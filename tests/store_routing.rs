@@ -395,7 +395,7 @@ impl Walk {
         let id: DeliveryId = format!("{}-0:ep_{number}", 1 + self.chance.below(6)).parse().unwrap();
         let intent: IntentId = format!("pi_{}", 1 + self.chance.below(2)).parse().unwrap();
         // What it was when it got its record, it stays.
-        let is_ordered = id.entry.ms % 3 != 0;
+        let is_ordered = !id.entry.ms.is_multiple_of(3);
         let intent = if is_ordered { intent } else { "pi_1".parse().unwrap() };
         let known = |intent: &IntentId| match is_ordered {
             true => Chain::Intent(intent.clone()),
