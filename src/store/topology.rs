@@ -375,7 +375,7 @@ pub(super) fn slot_of(command: &Cmd) -> Option<Slot> {
         _ => &[],
     });
     let key = match words.next()? {
-        b"INFO" | b"TIME" | b"SCRIPT" | b"CLIENT" | b"CONFIG" | b"BGREWRITEAOF" => None,
+        b"INFO" | b"TIME" | b"SCRIPT" | b"CLIENT" | b"CONFIG" | b"BGREWRITEAOF" | b"WAIT" | b"MULTI" => None,
         b"EVALSHA" | b"EVALSHA_RO" => match words.nth(1)? {
             b"0" => None,
             _ => words.next(),
