@@ -502,8 +502,8 @@ async fn a_batch_that_is_refused_because_its_slot_has_moved_finds_its_new_node()
     let mut town = town;
     let (master, replica) = ((home + 1) % MASTERS, (home + 1) % MASTERS + MASTERS);
     town.cluster.node(replica).kill().await.unwrap();
-    let mut entries = connect().await;
     until("the replica to be missed", async || {
+        let mut entries = connect().await;
         entries.add_all(&bodies).await.is_ok() && !entries.are_on(1, Duration::from_millis(50)).await.unwrap()
     })
     .await;

@@ -127,7 +127,7 @@ impl Presence {
     pub async fn run(mut self, cancel: CancellationToken) {
         let (mut failed, mut clock_ahead_ms, mut namesake_ms) = (false, 0, None);
         // Those that have told nothing since then were given a chance, and did not take the lease: they may be dead.
-        let mut passed_over_ms = 0;
+        let (mut passed_over_ms, mut free_looks) = (0, 0);
         while !cancel.is_cancelled() {
             let own = self.own.borrow_and_update().clone();
             let (keys, missing) = self.seen();
@@ -169,7 +169,7 @@ impl Presence {
             if clock_ahead_ms.abs_diff(told.clock_ahead_ms) >= CLOCK_TOLD_MS {
                 tell_at = tell_at.min(clock::now() + LOOK_EVERY);
             }
-            let (mut free_looks, mut look_at) = (0, clock::now() + LOOK_EVERY);
+            let mut look_at = clock::now() + LOOK_EVERY;
             while clock::now() < tell_at && self.seen() == (keys, missing.clone()) && !cancel.is_cancelled() {
                 tokio::select! {
                     () = sleep_until(tell_at.min(look_at).into()) => {}
@@ -183,9 +183,11 @@ impl Presence {
                 if *self.gives_way.borrow() {
                     free_looks = if self.is_lease_free().await { free_looks + 1 } else { 0 };
                     if free_looks >= FREE_LOOKS {
-                        passed_over_ms = newest_ms;
+                        (passed_over_ms, free_looks) = (newest_ms, 0);
                         self.give_way(false);
                     }
+                } else {
+                    free_looks = 0;
                 }
             }
             // The others, and Redis, are asked no more often than this whatever happens.

@@ -169,7 +169,7 @@ async fn the_printed_rules_are_enough_for_the_api() {
     let published = house.post("/v1/events", ADMIN, event).await;
     assert_eq!(published.status, 201, "{}", published.body);
     // It may not ask how the file is written.
-    assert_eq!(published.body["durability"], json!({"level": "file", "fsync": null, "replicas": 0}));
+    assert_eq!(published.body["durability"], json!({"level": "file", "fsync": null, "replicas": 0, "confirmed": 0}));
     house.token("viewer").await;
 }
 

@@ -183,7 +183,7 @@ async fn an_owner_that_was_paused_beyond_its_lease_changes_nothing_when_it_wakes
 
 /// Every key of the partition with its content.
 async fn fingerprint(world: &World) -> Vec<(String, Vec<u8>)> {
-    let mut keys = world.keys("herald:*").await;
+    let mut keys = world.keys(&format!("{PREFIX}*")).await;
     keys.push(STREAM.to_owned());
     keys.sort();
     let mut connection = world.redis.connection().await;

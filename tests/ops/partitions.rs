@@ -409,7 +409,12 @@ async fn who_owns_a_part_is_asked_for_what_is_in_it_and_nobody_else() {
         world.redis.command::<u64>(&["DEL", &bound]).await;
         owner.release().await;
     }
-    let herald_of_one = world.setup().env("HERALD_STREAM", &theirs).env("HERALD_RETRY_INITIAL", "60s").start();
+    let herald_of_one = world
+        .setup()
+        .env("HERALD_STREAM", &theirs)
+        .env("HERALD_RETRY_INITIAL", "60s")
+        .env("HERALD_RETRY_MAX_INTERVAL", "60s")
+        .start();
     let lease = PartitionKeys::new(&theirs).unwrap().lease();
     world.until_key("an owner of the part", &["EXISTS", &lease], |there| there == 1).await;
 
