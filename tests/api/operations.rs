@@ -75,13 +75,13 @@ async fn a_plan_is_started_once_and_its_exceptions_are_told() {
 #[tokio::test]
 async fn operations_are_read_whole_a_page_at_a_time_though_old_ones_end_late() {
     let house = House::start().await;
-    let plan = async |kind: &str| {
-        let planned = house.post("/v1/operations", ADMIN, json!({"kind": kind, "all": true, "reason": "x"})).await;
+    let plan = async |what: Value| {
+        let planned = house.post("/v1/operations", ADMIN, what).await;
         planned.body["id"].as_str().unwrap_or_else(|| panic!("{}", planned.body)).to_owned()
     };
     let mut all = Vec::new();
     for _ in 0..40 {
-        all.insert(0, plan("discard").await);
+        all.insert(0, plan(json!({"kind": "discard", "all": true, "reason": "x"})).await);
     }
     // Some are open, and some have ended, of which the oldest last.
     for id in [&all[3], &all[20], &all[38]] {
@@ -102,7 +102,7 @@ async fn operations_are_read_whole_a_page_at_a_time_though_old_ones_end_late() {
     let (mut forth, mut newer) = (ids(&page), Vec::new());
     while let Some(cursor) = page["next"].as_str() {
         // By now those that were started may have left no letter.
-        newer.insert(0, plan("send-now").await);
+        newer.insert(0, plan(json!({"kind": "send-now", "endpoint": "ep_a", "reason": "x"})).await);
         page = house.get(&format!("/v1/operations?limit=3&cursor={cursor}"), ADMIN).await;
         forth.extend(ids(&page));
     }

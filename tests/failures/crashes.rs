@@ -114,7 +114,7 @@ async fn two(setup: Setup) -> (Herald, Herald) {
     owner.until_owner().await;
     let standby = setup.start();
     until("the standby", async || standby.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
-    assert_eq!(standby.metric("herald_partition_owner"), 0.0);
+    standby.until_metric("herald_partition_owner", |owner| owner == 0.0).await;
     (owner, standby)
 }
 
