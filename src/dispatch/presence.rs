@@ -128,6 +128,8 @@ impl Presence {
         let (mut failed, mut clock_ahead_ms, mut namesake_ms) = (false, 0, None);
         // Those that have told nothing since then were given a chance, and did not take the lease: they may be dead.
         let (mut passed_over_ms, mut free_looks) = (0, 0);
+        // Where leases are short it tells more often than it looks.
+        let mut look_at = clock::now() + LOOK_EVERY;
         while !cancel.is_cancelled() {
             let own = self.own.borrow_and_update().clone();
             let (keys, missing) = self.seen();
@@ -169,7 +171,6 @@ impl Presence {
             if clock_ahead_ms.abs_diff(told.clock_ahead_ms) >= CLOCK_TOLD_MS {
                 tell_at = tell_at.min(clock::now() + LOOK_EVERY);
             }
-            let mut look_at = clock::now() + LOOK_EVERY;
             while clock::now() < tell_at && self.seen() == (keys, missing.clone()) && !cancel.is_cancelled() {
                 tokio::select! {
                     () = sleep_until(tell_at.min(look_at).into()) => {}
