@@ -492,7 +492,13 @@ mod tests {
         ] {
             assert_eq!(of(words), slot, "{words:?}");
         }
-        for words in [&["TIME"][..], &["INFO", "memory"], &["SCRIPT", "LOAD", "k"], &["EVALSHA", "sha", "0", "k"]] {
+        for words in [
+            &["TIME"][..],
+            &["INFO", "memory"],
+            &["SCRIPT", "LOAD", "k"],
+            &["EVALSHA", "sha", "0", "k"],
+            &["WAIT", "1", "1000"],
+        ] {
             assert_eq!(of(words), None, "{words:?}");
         }
     }
