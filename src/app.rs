@@ -17,7 +17,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::sleep,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -28,6 +28,7 @@ use crate::{
         self,
         webhooks::subscriptions::{Audits, Subscriptions},
     },
+    clock,
     config::{Config, Start, redis_places},
     console, descriptors,
     dispatch::{
@@ -244,12 +245,9 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         ],
     };
     let telling = tokio::spawn(systemd::tell(readiness.clone(), keyring.clone(), cancel.clone(), rest.clone()));
-    let (stops, readiness_of_end) = (CancellationToken::new(), readiness);
-    let leaving = async {
-        left(sharing, cancel, config.shutdown.grace / 2, &readiness_of_end).await;
-        stops.cancel();
-    };
-    let (worked, ()) = tokio::join!(fleet.run(wanted, stops.clone()), leaving);
+    let mut shared = Ok(());
+    let end = left(sharing, cancel, config.shutdown.grace, &readiness, &mut shared);
+    let worked = fleet.run(wanted, end).await;
     rest.cancel();
     if let Some(intents) = intents
         && let Err(error) = intents.await
@@ -276,6 +274,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         }
     }
     worked?;
+    shared?;
     info!("herald has stopped");
     Ok(())
 }
@@ -474,18 +473,29 @@ async fn tell_missing_keys(registry: Registry, readiness: Readiness, cancel: Can
     cancel.run_until_cancelled(telling).await;
 }
 
-/// Until others have taken over what this worker has, once it is told to end; then for no longer than this, so that what is in flight
-/// has its time, too.
-async fn left(sharing: JoinHandle<()>, cancel: CancellationToken, most: Duration, readiness: &Readiness) {
-    let too_long = async {
-        cancel.cancelled().await;
-        readiness.set_draining();
-        sleep(most).await;
-    };
+/// Until others have taken over what this worker has, once it is told to end; but for no longer than half the grace, so that what is in
+/// flight then has its time, too. Returns how much of it.
+async fn left(
+    mut sharing: JoinHandle<()>,
+    cancel: CancellationToken,
+    grace: Duration,
+    readiness: &Readiness,
+    shared: &mut Result<()>,
+) -> Duration {
+    const PANICKED: &str = "what shares the partitions has panicked, for the reason that stands above: nothing is lost, start Herald again";
     tokio::select! {
-        ended = sharing => if let Err(error) = ended { warn!(%error, "what shares the partitions failed") },
-        () = too_long => warn!("not everything was taken over by other workers in time: they have it once this one ends"),
+        ended = &mut sharing => {
+            *shared = ended.context(PANICKED);
+            return grace;
+        }
+        () = cancel.cancelled() => readiness.set_draining(),
     }
+    let since = clock::now();
+    match timeout(grace / 2, &mut sharing).await {
+        Ok(ended) => *shared = ended.context(PANICKED),
+        Err(_) => warn!("not everything was taken over by other workers in time: they have it once this one ends"),
+    }
+    grace.saturating_sub(clock::now().saturating_duration_since(since))
 }
 
 /// What partitions are made of, whichever these are.
@@ -561,7 +571,7 @@ impl Partitions {
     }
 
     /// The one on this stream.
-    fn partition(&self, stream: &str, Shared { attempts, pool, hands_over }: Shared) -> Result<Parts> {
+    fn partition(&self, stream: &str, Shared { attempts, pool, grace }: Shared) -> Result<Parts> {
         let config = &self.config;
         let limits = &config.limits;
         let (keys, metrics) = (PartitionKeys::new(stream)?, self.metrics.partition(stream));
@@ -590,10 +600,10 @@ impl Partitions {
             readiness: self.readiness.of(stream),
             standing: self.standings.clone(),
             asked_by: self.asked_by.clone(),
-            hands_over,
             share: self.shared_budgets.share(),
             listener: self.listener.clone(),
             grace: config.shutdown.grace,
+            ends_within: grace,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -39,6 +39,9 @@ use crate::{
 
 /// After a panic, until the partition is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long what is in flight may take once another worker waits for the partition.
+const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// How many threads do what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,13 +95,27 @@ impl Standings {
     }
 }
 
+/// How long what is in flight may take once a partition is stopped, which is known when it is. Clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Grace(Arc<AtomicU64>);
+
+impl Grace {
+    fn set(&self, most: Duration) {
+        self.0.store(u64::try_from(most.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Relaxed))
+    }
+}
+
 /// What it needs of the process.
 pub struct Shared {
     pub attempts: Attempts,
     /// The connections of the thread that it is on.
     pub pool: Pool,
-    /// Set before it is stopped so that another worker can have it.
-    pub hands_over: Arc<AtomicBool>,
+    /// How long what is in flight may take once it is stopped.
+    pub grace: Grace,
 }
 
 type Reason = Box<dyn Error + Send + Sync>;
@@ -133,7 +150,7 @@ pub enum FleetError {
 struct Begun {
     on: usize,
     stop: CancellationToken,
-    hands_over: Arc<AtomicBool>,
+    grace: Grace,
 }
 
 impl Fleet {
@@ -149,20 +166,22 @@ impl Fleet {
         Ok(Self { loops, crew, standings, readiness, make: Arc::new(make) })
     }
 
-    /// Works on the streams of the set until cancelled; then all of them are stopped at the same time.
+    /// Works on the streams of the set until it ends, which says how long what is in flight then may take; then all of them are stopped
+    /// at the same time.
     pub async fn run(
         mut self,
         mut wanted: watch::Receiver<BTreeSet<String>>,
-        cancel: CancellationToken,
+        end: impl Future<Output = Duration>,
     ) -> Result<(), FleetError> {
         let mut begun = BTreeMap::<String, Begun>::new();
         let mut tasks = JoinSet::new();
-        let mut is_stopping = false;
+        let (mut is_stopping, mut grace) = (false, HAND_OVER);
+        tokio::pin!(end);
         loop {
             let streams = if is_stopping { BTreeSet::new() } else { wanted.borrow_and_update().clone() };
             for (stream, begun) in begun.iter().filter(|(stream, _)| !streams.contains(*stream)) {
                 self.standings.put(stream, Some(Doing::Stopping));
-                begun.hands_over.store(!is_stopping, Relaxed);
+                begun.grace.set(grace);
                 begun.stop.cancel();
             }
             // One that is still stopping is begun when that is done.
@@ -181,8 +200,8 @@ impl Fleet {
                     }
                 }
                 Ok(()) = wanted.changed(), if !is_stopping => {}
-                () = cancel.cancelled(), if !is_stopping => {
-                    is_stopping = true;
+                left = &mut end, if !is_stopping => {
+                    (is_stopping, grace) = (true, left);
                     self.readiness.set_draining();
                 }
                 () = self.crew.died() => return Err(FleetError::Attempts),
@@ -195,11 +214,11 @@ impl Fleet {
         let on = (0..self.loops.len()).min_by_key(|number| self.loops[*number].load).unwrap_or_default();
         self.loops[on].load += 1;
         self.standings.put(&stream, Some(Doing::Waiting));
-        let (stop, hands_over) = (CancellationToken::new(), Arc::default());
+        let (stop, grace) = (CancellationToken::new(), Grace::default());
         let (make, crew) = (Arc::clone(&self.make), Arc::clone(&self.crew));
         let (runtime, pool) = (self.loops[on].runtime.clone(), self.loops[on].pool.clone());
-        tasks.spawn(watch_over(stream, make, crew, (runtime, pool), (stop.clone(), Arc::clone(&hands_over))));
-        Begun { on, stop, hands_over }
+        tasks.spawn(watch_over(stream, make, crew, (runtime, pool), (stop.clone(), grace.clone())));
+        Begun { on, stop, grace }
     }
 }
 
@@ -209,10 +228,10 @@ async fn watch_over(
     make: Arc<Make>,
     crew: Arc<Crew>,
     (runtime, pool): (Handle, Pool),
-    (stop, hands_over): (CancellationToken, Arc<AtomicBool>),
+    (stop, grace): (CancellationToken, Grace),
 ) -> String {
     loop {
-        let shared = Shared { attempts: crew.join(), pool: pool.clone(), hands_over: Arc::clone(&hands_over) };
+        let shared = Shared { attempts: crew.join(), pool: pool.clone(), grace: grace.clone() };
         let ended = match make(&stream, shared) {
             Ok(parts) => {
                 let run = stop.clone();

@@ -103,14 +103,11 @@ impl List {
         self.streams == before.streams && self.workers.iter().all(|worker| before.workers.contains(worker))
     }
 
-    fn assigned_to(&self, id: &str) -> BTreeSet<String> {
-        let owner = |at: usize| self.workers[at].id == id;
-        self.assigned().into_iter().filter(|(_, at)| owner(*at)).map(|(stream, _)| stream.to_owned()).collect()
-    }
-
-    fn assigned(&self) -> BTreeMap<&str, usize> {
+    /// The worker that should have each stream.
+    fn owners(&self) -> BTreeMap<String, String> {
         let streams: Vec<&str> = self.streams.iter().map(String::as_str).collect();
-        assign(&streams, &self.workers)
+        let owner = |(stream, at): (&str, usize)| (stream.to_owned(), self.workers[at].id.clone());
+        assign(&streams, &self.workers).into_iter().map(owner).collect()
     }
 }
 
@@ -279,6 +276,8 @@ impl Membership {
     pub fn told(&mut self, now: u64, ask: &Ask, told: Told) {
         let stream = ask.stream();
         match (ask, told) {
+            // It takes nothing more.
+            (Ask::Want(_), _) if self.is_leaving => {}
             (Ask::Want(_), Told::Free) => {
                 self.orphans.remove(stream);
                 self.runs.insert(stream.to_owned());
@@ -362,11 +361,12 @@ impl Membership {
         if is_settled || is_first || (!self.list.streams.is_empty() && self.heard.lacks_only(&self.list)) {
             self.list = self.heard.clone();
             self.list_since = now;
-            self.share = self.list.assigned_to(&self.settings.id);
-            let assigned = self.list.assigned();
-            let owner = |(stream, at): (&str, usize)| (stream.to_owned(), self.list.workers[at].id.clone());
-            self.owners = assigned.into_iter().map(owner).collect();
-            self.coming.retain(|stream, _| self.share.contains(stream));
+            self.owners = self.list.owners();
+            let own = self.owners.iter().filter(|(_, worker)| **worker == self.settings.id);
+            self.share = own.map(|(stream, _)| stream.clone()).collect();
+            // What nobody has stays reserved for whoever asked for it: that one takes it, and gives it to whose it is now.
+            let is_known = |stream: &String| self.members.iter().any(|member| member.owned.contains(stream));
+            self.coming.retain(|stream, _| self.share.contains(stream) || !is_known(stream));
         }
     }
 

@@ -321,6 +321,25 @@ fn what_a_dead_one_had_is_taken_as_its_leases_end() {
     assert!(world.longest_free() <= 500, "{} ms after the end of a lease", world.longest_free());
 }
 
+/// Who was asked for is not who should have it any more, once the dead one is back.
+#[test]
+fn who_comes_back_at_once_keeps_nobody_waiting() {
+    for seed in 0..8 {
+        let mut world = World::new(seed, 64, 4);
+        world.run(10_000);
+        world.kill(1);
+        world.forget();
+        // Others have heard of the death, and asked; the leases have not ended.
+        world.run(LEASE_MS - 300 - 100 * seed);
+        world.join(1);
+        world.run(60_000);
+        assert!(world.is_even_among(&[0, 1, 2, 3]), "{:?}", world.loads());
+        // Until it is asked once more, and then tried.
+        let most = WANT_EVERY_MS + 100;
+        assert!(world.longest_free() <= most, "seed {seed}: {} ms after the end of a lease", world.longest_free());
+    }
+}
+
 #[test]
 fn without_the_registry_leases_go_on_and_what_a_dead_one_had_is_still_taken() {
     let mut world = World::new(11, 16, 3);

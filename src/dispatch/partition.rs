@@ -776,11 +776,18 @@ impl<D: Directory> Partition<D> {
         Some(Routes { term: term.clone(), mode: mode.clone(), wanted: self.wish.map(|wish| wish.parts) })
     }
 
-    /// The stream is not to be split after all: this term works it.
-    pub fn works(&mut self, term: &Term) {
-        if self.phase == Phase::Routing && self.lease.term() == Some(term) && self.mode == Some(Mode::Worked) {
-            self.phase = Phase::Recovering;
-            self.wish = None;
+    /// There is nothing to route: this term works the stream if that is not to be split after all, and ends if its mode is another one
+    /// than when it began.
+    pub fn works(&mut self, now: u64, term: &Term) {
+        if self.phase != Phase::Routing || self.lease.term() != Some(term) {
+            return;
+        }
+        match self.mode {
+            Some(Mode::Worked) => {
+                self.phase = Phase::Recovering;
+                self.wish = None;
+            }
+            _ => self.end_term(now, "the mode of the stream is not what it was".to_owned()),
         }
     }
 

@@ -1011,9 +1011,12 @@ fn a_stream_that_is_routed_is_owned_and_not_worked() {
     assert_eq!(drive(&mut partition, &mut model, 1_000), 1, "nothing but the lease");
     let Routes { term, mode: told, wanted } = partition.routes().expect("it is routed");
     assert_eq!((&term, told, wanted), (partition.term().unwrap(), mode, None));
-    partition.works(&term);
-    assert!(partition.routes().is_some(), "it stays routed");
-    renew(&mut partition, &mut model, 3_000);
+    // Whoever routes finds another mode: what becomes of the stream is for a new term to find out.
+    partition.works(1_001, &term);
+    assert!(partition.routes().is_none() && !partition.is_owner());
+    drive(&mut partition, &mut model, 2_000);
+    assert!(partition.routes().is_some_and(|routes| routes.term != term), "it is routed all the same");
+    renew(&mut partition, &mut model, 3_500);
     assert!(drive(&mut partition, &mut model, 7_000) == 0 && partition.is_owner() && model.records.is_empty());
     partition.stop();
     drive(&mut partition, &mut model, 7_001);
@@ -1030,9 +1033,9 @@ fn whether_a_stream_is_split_is_found_out_before_it_is_worked() {
     let Routes { term, mode, .. } = partition.routes().unwrap();
     assert_eq!(mode, Mode::Worked);
     let stale = Term::new(9, "tester");
-    partition.works(&stale);
+    partition.works(1_000, &stale);
     assert!(partition.routes().is_some());
-    partition.works(&term);
+    partition.works(1_000, &term);
     drive(&mut partition, &mut model, 1_001);
     assert!(partition.is_running() && partition.next_attempt(1_001).is_some());
 }
@@ -1072,7 +1075,7 @@ fn a_stream_that_is_to_be_split_settles_what_is_in_flight_and_is_left_to_who_spl
     assert_eq!(model.stream.groups[GROUP].last_delivered, entry(2), "the third one was not read");
     assert!(model.stream.groups[GROUP].pending.is_empty());
     // Something stands in the way: it is worked again, as if nobody had asked.
-    partition.works(&term);
+    partition.works(2_055, &term);
     drive(&mut partition, &mut model, 2_060);
     assert!(partition.is_running() && partition.routes().is_none());
     assert!(partition.next_attempt(2_060).is_some());

@@ -90,6 +90,8 @@ pub struct Presence {
     gives_way: watch::Sender<bool>,
     own: watch::Receiver<OwnShare>,
     company: watch::Sender<Option<Company>>,
+    /// What was ever heard of it: a failover may take the hint back, and no part may be without a worker meanwhile.
+    layout: Layout,
 }
 
 impl Presence {
@@ -120,6 +122,7 @@ impl Presence {
             gives_way: watch::Sender::new(false),
             own: watch::channel(OwnShare::default()).1,
             company: watch::Sender::new(None),
+            layout: Layout::default(),
         }
     }
 
@@ -206,11 +209,12 @@ impl Presence {
     }
 
     /// Passes on who shares the partitions, and says how long the first of them can still be silent.
-    async fn share(&self, redis_ms: u64, own: &Told, others: &[Heard]) -> Option<Duration> {
+    async fn share(&mut self, redis_ms: u64, own: &Told, others: &[Heard]) -> Option<Duration> {
         let root = &own.stream;
         let layout = self.connection.with(async |mut connection| partitions::hinted(&mut connection, root).await).await;
-        let left_ms =
-            |other: &Heard| (other.at_ms + other.told.holds_ms).checked_sub(redis_ms).filter(|left| *left > 0);
+        let left_ms = |other: &Heard| {
+            other.at_ms.saturating_add(other.told.holds_ms).checked_sub(redis_ms).filter(|left| *left > 0)
+        };
         let shares = |other: &&Heard| other.told.stream == *root && other.told.name != self.name;
         let alive: Vec<&Heard> = others.iter().filter(shares).filter(|other| left_ms(other).is_some()).collect();
         // One who may not ask works on what was never split.
@@ -219,11 +223,13 @@ impl Presence {
             layout => layout,
         };
         if let Ok(layout) = layout {
+            self.layout = layout.with(&self.layout);
             let is_whole = own.missing.is_empty() && own.tells_time();
-            let company = Company { is_whole, others: alive.iter().map(|other| (*other).clone()).collect(), layout };
+            let others = alive.iter().map(|other| (*other).clone()).collect();
+            let company = Company { is_whole, others, layout: self.layout.clone() };
             self.company.send_replace(Some(company));
         }
-        alive.iter().filter_map(|other| left_ms(other)).min().map(|left| Duration::from_millis(left + 10))
+        alive.iter().filter_map(|other| left_ms(other)).min().map(|left| Duration::from_millis(left.saturating_add(10)))
     }
 
     fn give_way(&self, gives_way: bool) {

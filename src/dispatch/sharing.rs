@@ -21,10 +21,11 @@ use crate::{
     clock,
     facts::partition::Layout,
     store::{
-        connection::{Purpose, Redis, SharedConnection},
+        connection::{Purpose, Redis},
         error::StoreError,
         keys::PartitionKeys,
         partition::want,
+        pool::Pool,
         protocol::Wanted,
         workers::look,
     },
@@ -74,7 +75,7 @@ pub struct Sharing {
     membership: Membership,
     settings: Settings,
     root: PartitionKeys,
-    connection: SharedConnection,
+    redis: Redis,
     company: watch::Receiver<Option<Company>>,
     fleet: FleetSeen,
     own: watch::Sender<OwnShare>,
@@ -100,7 +101,8 @@ impl Sharing {
             membership: Membership::new(settings.clone()),
             settings,
             root,
-            connection: SharedConnection::new(redis, Purpose::Other),
+            // Each stream is asked at its own node, so that none waits for another's.
+            redis: redis.sharing(Pool::default()),
             company,
             fleet,
             own,
@@ -123,7 +125,7 @@ impl Sharing {
             for ask in self.membership.step(now) {
                 // One that is still under way will be answered or be over soon.
                 if under_way.insert(ask.stream().to_owned()) {
-                    asking.spawn(answered(self.connection.clone(), self.settings.id.clone(), ask));
+                    asking.spawn(answered(self.redis.clone(), self.settings.id.clone(), ask));
                 }
             }
             self.tell();
@@ -212,26 +214,25 @@ impl Sharing {
 }
 
 /// Asks, and says what that means.
-async fn answered(connection: SharedConnection, worker: String, ask: Ask) -> (Ask, Told) {
-    let asked = timeout(ANSWERS_WITHIN, answer(&connection, &worker, &ask)).await;
+async fn answered(redis: Redis, worker: String, ask: Ask) -> (Ask, Told) {
+    // A node that is away may take as long to be connected to.
+    let asked = timeout(2 * ANSWERS_WITHIN, answer(&redis, &worker, &ask)).await;
     let told = asked.ok().and_then(Result::ok).unwrap_or(Told::Failed);
     (ask, told)
 }
 
-async fn answer(connection: &SharedConnection, worker: &str, ask: &Ask) -> Result<Told, StoreError> {
+async fn answer(redis: &Redis, worker: &str, ask: &Ask) -> Result<Told, StoreError> {
     // Of a layout, whose names are a stream's with numbers: only one that is too long has no keys.
     let Ok(keys) = PartitionKeys::new(ask.stream()) else { return Ok(Told::Failed) };
+    let mut connection = redis.at_home_in(keys.slot()).connect(Purpose::Lease(ANSWERS_WITHIN)).await?;
     match ask {
-        Ask::Want(_) => {
-            let want = async |mut connection| want(&mut connection, &keys, worker, WANT_HOLDS_MS).await;
-            Ok(match connection.with(want).await? {
-                Wanted::Free => Told::Free,
-                Wanted::Asked { .. } => Told::Owned { asked_by: Some(worker.to_owned()) },
-                Wanted::Busy { .. } => Told::Busy,
-            })
-        }
+        Ask::Want(_) => Ok(match want(&mut connection, &keys, worker, WANT_HOLDS_MS).await? {
+            Wanted::Free => Told::Free,
+            Wanted::Asked { .. } => Told::Owned { asked_by: Some(worker.to_owned()) },
+            Wanted::Busy { .. } => Told::Busy,
+        }),
         Ask::Look(_) => {
-            let (owner, asked_by) = connection.with(async |mut connection| look(&mut connection, &keys).await).await?;
+            let (owner, asked_by) = look(&mut connection, &keys).await?;
             Ok(if owner.is_some() { Told::Owned { asked_by } } else { Told::Free })
         }
     }

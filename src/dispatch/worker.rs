@@ -15,10 +15,7 @@ mod tracer;
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -41,7 +38,7 @@ use self::{
 use super::{
     attempts::{Attempts, Ended},
     core::NextAttempt,
-    fleet::Standings,
+    fleet::{Grace, Standings},
     link::{Link, Waiter},
     partition::{Errand, Happening, Partition, Settings},
     shared_budgets::{Share, Used},
@@ -73,9 +70,6 @@ const STARTED_AT_ONCE: usize = 256;
 
 /// How often this machine's two clocks are compared: one of them may be set.
 const COMPARE_EVERY_MS: u64 = 1_000;
-
-/// How long what is in flight may take once another worker waits for the partition.
-const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// For what was last seen of endpoints, once everything else is done.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -112,14 +106,14 @@ pub struct Parts {
     pub readiness: Readiness,
     pub standing: Standings,
     pub asked_by: AskedBy,
-    /// Its end is that another worker takes over, and waits for that.
-    pub hands_over: Arc<AtomicBool>,
     /// What it may have of what all partitions have.
     pub share: Share,
     /// Wants to hear what happens; what does not fit into its queue is left out.
     pub listener: Option<mpsc::Sender<Happening>>,
-    /// How long what is in flight may take once the worker is told to stop.
+    /// How long what is in flight may take, at most, once the worker is to give the lease back.
     pub grace: Duration,
+    /// … and when it is told to stop.
+    pub ends_within: Grace,
 }
 
 type Calling = Pin<Box<dyn Future<Output = (Link, Call, Result<Answer, Failure>)> + Send>>;
@@ -136,10 +130,10 @@ pub struct Worker {
     readiness: Readiness,
     standing: Standings,
     asked_by: AskedBy,
-    hands_over: Arc<AtomicBool>,
     share: Share,
     reporter: Reporter,
     grace: Duration,
+    ends_within: Grace,
     began: Instant,
     attempts: Attempts,
     sender: Arc<Sender>,
@@ -224,10 +218,10 @@ impl Worker {
             metrics: parts.metrics,
             readiness: parts.readiness,
             grace: parts.grace,
+            ends_within: parts.ends_within,
             began: clock::now(),
             standing: parts.standing,
             asked_by: parts.asked_by,
-            hands_over: parts.hands_over,
             share: parts.share,
             sender: parts.sender,
             attempts: parts.attempts,
@@ -303,7 +297,7 @@ impl Worker {
                     }
                 }
                 () = self.runner.made_due() => self.partition.something_is_due(),
-                term = self.routing.works() => self.partition.works(&term),
+                term = self.routing.works() => self.partition.works(self.now(), &term),
                 Some(change) = changes.next() => self.registry_changed(change),
                 Ok(()) = self.gives_way.changed() => {
                     let gives_way = *self.gives_way.borrow_and_update();
@@ -322,8 +316,7 @@ impl Worker {
                 () = cancel.cancelled(), if !is_stopping => {
                     self.publish(true);
                     self.partition.stop();
-                    let most = if self.hands_over.load(Relaxed) { HAND_OVER } else { self.grace };
-                    stopping_at = Some(clock::now() + self.grace.min(most));
+                    stopping_at = Some(clock::now() + self.grace.min(self.ends_within.get()));
                 }
                 () = until(stopping_at), if is_stopping => {
                     self.partition.stop_waiting(self.now());

@@ -199,6 +199,16 @@ impl Layout {
         (0..parts).map(|part| part_of(stream, part)).collect()
     }
 
+    /// With the splits that another one knows of beside: there is no way back from a split.
+    pub fn with(mut self, other: &Self) -> Self {
+        for (stream, mode) in &other.modes {
+            if *mode != Mode::Worked {
+                self.modes.entry(stream.clone()).or_insert_with(|| mode.clone());
+            }
+        }
+        self
+    }
+
     pub fn mode(&self, stream: &str) -> &Mode {
         self.modes.get(stream).unwrap_or(&Mode::Worked)
     }
@@ -298,6 +308,9 @@ mod tests {
         let split = Split::new("payment-intents", &[64, 4]).unwrap();
         let path = layout.path(&account("acc_test"));
         assert_eq!(path[1..], split.path(&account("acc_test")));
+        // What one knew stays known, whoever has forgotten it.
+        assert_eq!(Layout::of_one("payment-intents").with(&layout), layout);
+        assert_eq!(layout.clone().with(&Layout::of_one("payment-intents")), layout);
         let above = ["payment-intents", "payment-intents:6", "payment-intents:6:3"].map(|stream| layout.above(stream));
         assert_eq!(above, [1, 64, 256]);
         assert_eq!(layout.path(&account("acc_a")), ["payment-intents", "payment-intents:62"]);

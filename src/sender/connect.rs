@@ -318,7 +318,10 @@ fn is_ours(address: SocketAddr, error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::{
+        collections::BTreeSet,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
 
     use super::{super::pool::Pool, *};
 
@@ -414,14 +417,19 @@ mod tests {
         assert!(in_use.len() >= 2 && in_use.iter().all(|sockets| *sockets == 3), "asks before it uses all: {in_use:?}");
     }
 
-    /// Connections of this machine that nobody has accepted yet, as listed by the system.
+    /// This process' connections that nobody has accepted yet. What it has closed lives on in a child that has not begun its program:
+    /// so those are counted that have a descriptor.
     fn being_opened_to(address: SocketAddr) -> usize {
         const SYN_SENT: &str = "02";
         let IpAddr::V4(ip) = address.ip() else { panic!("{address} is not IPv4") };
         let remote = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), address.port());
         let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-        let fields = sockets.lines().map(|line| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>());
-        fields.filter(|fields| fields[..] == [remote.as_str(), SYN_SENT]).count()
+        let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let opening = fields.filter(|fields| fields[2..4] == [remote.as_str(), SYN_SENT]);
+        let opening: BTreeSet<String> = opening.map(|fields| format!("socket:[{}]", fields[9])).collect();
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let open = open.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
+        open.filter(|of| opening.contains(&*of.to_string_lossy())).count()
     }
 
     #[tokio::test]

@@ -264,10 +264,16 @@ impl Redis {
         match &self.pool {
             Some(pool) => {
                 let node = self.home_node().await?;
-                pool.connection(node, purpose, async || self.connect_alone(purpose).await).await
+                let shared = pool.connection(node, purpose, async || self.connect_alone(purpose).await).await?;
+                Ok(Connection { home: self.home, ..shared })
             }
             None => self.connect_alone(purpose).await,
         }
+    }
+
+    /// The same, with connections that nobody shares: for who may keep one waiting.
+    pub fn apart(&self) -> Self {
+        Self { pool: None, ..self.clone() }
     }
 
     /// What hears of changes at the node of its home, shared where connections are.
@@ -288,7 +294,7 @@ impl Redis {
 
     async fn connect_alone(&self, purpose: Purpose) -> Result<Connection, StoreError> {
         let (wire, node) = self.reach_home(None, config(purpose)).await?;
-        let others = node.map(|node| Arc::new(Others::new(self.clone(), node, self.home, config(purpose))));
+        let others = node.map(|node| Arc::new(Others::new(self.clone(), node, config(purpose))));
         Ok(self.connection(wire, others))
     }
 
@@ -305,7 +311,7 @@ impl Redis {
 
     fn connection(&self, wire: Wire, others: Option<Arc<Others>>) -> Connection {
         let (topology, keyring) = (self.topology.clone(), self.keyring.clone());
-        Connection { wire, others, topology, keyring, is_over: Arc::default() }
+        Connection { wire, others, home: self.home, topology, keyring, is_over: Arc::default() }
     }
 
     /// To the only server, to the master, or to the node of a Cluster that serves one's home, which is named then. Who connects first
@@ -510,6 +516,8 @@ pub struct Connection {
     wire: Wire,
     /// Of a Cluster's.
     others: Option<Arc<Others>>,
+    /// What its user is there for, and is told that the node serves it no more.
+    home: Slot,
     topology: Arc<Topology>,
     keyring: Keyring,
     /// Somebody has found that it is of no use any more.
@@ -673,7 +681,7 @@ impl Connection {
         let Some(others) = &self.others else { return true };
         for command in [one, other] {
             if let Some(slot) = slot_of(command)
-                && !matches!(others.node(slot).await, Ok(None))
+                && !matches!(others.node(slot, self.home).await, Ok(None))
             {
                 return false;
             }
@@ -685,7 +693,7 @@ impl Connection {
     async fn way(&self, slot: impl FnOnce() -> Option<Slot>) -> Result<Way, StoreError> {
         let Some(others) = &self.others else { return Ok(Way::Own) };
         let Some(slot) = slot() else { return Ok(Way::Own) };
-        match others.node(slot).await? {
+        match others.node(slot, self.home).await? {
             Some(node) => {
                 let wire = others.wire(&node).await.inspect_err(|_| self.topology.doubt(false))?;
                 Ok(Way::To(node, wire))

@@ -1,7 +1,7 @@
 //! Which streams there are: one, or those that it was split into. The authority for each is `mode` in its own slot; what the registry's
 //! slot has of it is a hint, by which a worker learns of all of them with one command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use futures_util::future::{join_all, try_join_all};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::facts::{
     id::EntryId,
-    partition::{Layout, Mode},
+    partition::{Layout, MAX_PARTS, Mode},
 };
 
 /// What became of the entries of this stream and of all its parts, as their modes say: one look at each.
@@ -74,15 +74,18 @@ pub async fn routed(mut connection: Connection, part: &str) -> Result<EntryId, S
     id.map_err(|error| StoreError::unexpected(subject, error))
 }
 
-/// The same as the hint has it: of each stream that is routed, into how many parts. It may lack what was split a moment ago.
+/// The same as the hint has it: of each stream that is routed, into how many parts. It may lack what was split a moment ago. What
+/// cannot be is passed over: no mode says so.
 pub async fn hinted(connection: &mut Connection, root: &str) -> Result<Layout, StoreError> {
     let ask = redis::cmd("HGETALL").arg(WorkerKeys::PARTITIONS).to_owned();
-    let all: Vec<(String, u32)> = connection.query("ask which partitions there are", &ask).await?;
+    let all: HashMap<String, String> = connection.query("ask which partitions there are", &ask).await?;
     let mut layout = Layout::of_one(root);
     let mut streams = vec![root.to_owned()];
     while let Some(stream) = streams.pop() {
-        if let Some((_, parts)) = all.iter().find(|(known, _)| *known == stream) {
-            let mode = Mode::Routed { parts: *parts, token: String::new(), barrier: EntryId::ZERO };
+        let parts = all.get(&stream).and_then(|parts| parts.parse().ok());
+        let most = MAX_PARTS / layout.above(&stream);
+        if let Some(parts) = parts.filter(|parts| (2..=most).contains(parts)) {
+            let mode = Mode::Routed { parts, token: String::new(), barrier: EntryId::ZERO };
             streams.extend(layout.learn(&stream, mode));
         }
     }

@@ -2,7 +2,7 @@
 //! sent twice. Where the stream is split an event goes straight to the part of its account.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -86,8 +86,8 @@ struct State {
     layout: Layout,
     /// Of each stream that is routed: its last entry when that was learned, behind which nobody publishes to it this way; and when.
     routed: BTreeMap<String, (EntryId, Instant)>,
-    /// The last time replicas did not confirm.
-    are_behind: bool,
+    /// Streams whose replicas did not confirm the last time.
+    behind: BTreeSet<String>,
 }
 
 impl State {
@@ -113,7 +113,7 @@ enum Said {
 
 impl EventPublisher {
     pub fn new(redis: Redis, root: &PartitionKeys, replicas: Replicas) -> Self {
-        let state = State { layout: Layout::of_one(root.stream()), routed: BTreeMap::new(), are_behind: false };
+        let state = State { layout: Layout::of_one(root.stream()), routed: BTreeMap::new(), behind: BTreeSet::new() };
         let connection = SharedConnection::new(redis.clone(), Purpose::Produce);
         Self { redis, connection, replicas, state: Arc::new(Mutex::new(state)) }
     }
@@ -148,7 +148,7 @@ impl EventPublisher {
                 };
                 Ok::<_, StoreError>((known, left, said, confirmed))
             });
-            let mut must_wait = false;
+            let (mut is_routed, mut must_wait) = (false, false);
             let mut failed = None;
             for said in join_all(parts).await {
                 match said {
@@ -160,7 +160,7 @@ impl EventPublisher {
                                 fewest = fewest.min(confirmed);
                                 left.into_iter().zip(all).for_each(|(at, what)| published[at] = Some(what));
                             }
-                            Said::Routed => self.learn().await?,
+                            Said::Routed => is_routed = true,
                             Said::Behind => must_wait = true,
                         }
                     }
@@ -169,10 +169,13 @@ impl EventPublisher {
             if let Some(error) = failed {
                 return Err(error.into());
             }
+            if (is_routed || must_wait) && clock::now() >= began + PATIENCE {
+                return Err(PublishError::NotReady);
+            }
+            if is_routed {
+                self.learn().await?;
+            }
             if must_wait {
-                if clock::now() >= began + PATIENCE {
-                    return Err(PublishError::NotReady);
-                }
                 sleep(AGAIN).await;
             }
         }
@@ -246,7 +249,7 @@ impl EventPublisher {
         let (above, are_behind) = {
             let state = self.state();
             let above = path.iter().rev().nth(1).and_then(|above| state.routed.get(above));
-            (above.map_or_else(String::new, |(last, _)| last.to_string()), state.are_behind)
+            (above.map_or_else(String::new, |(last, _)| last.to_string()), state.behind.contains(stream))
         };
         let names = [keys.stream(), &keys.mode(), &keys.gate(), &keys.routed()];
         let mut call = PUBLISH.keys(&names).arg(keys.prefix()).arg(REMEMBERED_FOR.as_millis() as u64).arg(above);
@@ -277,7 +280,10 @@ impl EventPublisher {
             _ => {}
         }
         let confirmed = here.unwrap_or(0);
-        self.state().are_behind = confirmed < u64::from(wanted);
+        match confirmed < u64::from(wanted) {
+            true => self.state().behind.insert(stream.to_owned()),
+            false => self.state().behind.remove(stream),
+        };
         let published = answer.chunks(2).map(read).collect::<Option<Vec<_>>>().filter(|all| all.len() == events.len());
         let published = published.ok_or_else(|| StoreError::unexpected(subject, format_args!("{answer:?}")))?;
         for (begun, published) in publishing.into_iter().zip(&published) {

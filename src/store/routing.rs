@@ -382,17 +382,6 @@ impl RouteStore {
         Ok(here >= u64::from(wanted))
     }
 
-    /// The hint by which workers learn of the parts.
-    pub async fn hint(&mut self, parts: u32) -> Result<(), StoreError> {
-        let stream = self.keys.stream().to_owned();
-        super::partitions::hint(self.own().await?, &stream, parts).await
-    }
-
-    /// After a failure of what does not forget by itself.
-    pub fn forget(&mut self) {
-        self.own = None;
-    }
-
     pub(super) async fn run(&mut self, verb: &str, call: &ScriptCall<'_>) -> Result<Value, StoreError> {
         let stream = self.keys.stream().to_owned();
         let done = self.own().await?.run(Subject(verb, &stream), call).await;

@@ -291,7 +291,6 @@ pub(super) async fn is_of_cluster(wire: &mut Wire) -> Result<bool, StoreError> {
 pub(super) struct Others {
     redis: Redis,
     own: Node,
-    home: Slot,
     config: AsyncConnectionConfig,
     ways: Mutex<HashMap<Node, Arc<tokio::sync::Mutex<Way>>>>,
 }
@@ -304,14 +303,14 @@ struct Way {
 }
 
 impl Others {
-    pub fn new(redis: Redis, own: Node, home: Slot, config: AsyncConnectionConfig) -> Self {
-        Self { redis, own, home, config, ways: Mutex::default() }
+    pub fn new(redis: Redis, own: Node, config: AsyncConnectionConfig) -> Self {
+        Self { redis, own, config, ways: Mutex::default() }
     }
 
-    /// The node that serves the slot; `None` if it is one's own. For its home it never becomes another: that node says itself
-    /// that it has lost the slot.
-    pub async fn node(&self, slot: Slot) -> Result<Option<Node>, StoreError> {
-        if slot == self.home {
+    /// The node that serves the slot; `None` if it is one's own. For one's home it never becomes another: that node says itself
+    /// that it has lost the slot. Those who share a connection have homes of their own.
+    pub async fn node(&self, slot: Slot, home: Slot) -> Result<Option<Node>, StoreError> {
+        if slot == home {
             return Ok(None);
         }
         let node = self.redis.node_of(slot).await?;

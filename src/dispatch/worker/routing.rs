@@ -11,6 +11,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::{sleep, sleep_until, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::{
@@ -27,9 +28,10 @@ use crate::{
     facts::{id::EntryId, partition::Mode},
     registry::Registry,
     store::{
-        connection::Redis,
+        connection::{Connection, Purpose, Redis, SharedConnection},
         error::StoreError,
-        keys::PartitionKeys,
+        keys::{PartitionKeys, RegistryKeys},
+        partitions::hint,
         protocol::{Start, Term},
         routing::{NoPage, Page, PartsStore, Replicas, Route, RouteStore, Trimming},
         wakeup::New,
@@ -41,7 +43,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The registry's slot may forget what it was told.
-const HINT_EVERY: Duration = Duration::from_secs(60);
+const HINT_EVERY: Duration = Duration::from_secs(10);
 
 /// How often it is said again that something is not as it should be.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -94,7 +96,7 @@ impl Routing {
         });
     }
 
-    /// The term whose stream is not to be split after all.
+    /// The term that has nothing to route: its stream is not to be split after all, or its mode is another one now.
     pub async fn works(&mut self) -> Term {
         match self.works.recv().await {
             Some(term) => term,
@@ -165,7 +167,12 @@ impl Task {
             let done = self.serve_once(term, &mut mode, *wanted).await;
             match done {
                 Ok(()) => return,
-                Err(Over::Lost) => return warn!(term = term.id(), "the stream is not ours to route any more"),
+                Err(Over::Lost) => {
+                    warn!(term = term.id(), "the stream is not ours to route any more, or its mode is another one");
+                    // If the lease is still ours, a new term finds out what becomes of the stream.
+                    let _ = self.tell.send(term.clone()).await;
+                    return;
+                }
                 Err(Over::Failed(error)) => {
                     if is_time(&mut told_at) {
                         warn!(%error, "{} waits", if mode.name() == "routed" { "routing" } else { "the split" });
@@ -178,6 +185,8 @@ impl Task {
 
     async fn serve_once(&self, term: &Term, mode: &mut Mode, wanted: Option<u32>) -> Result<(), Over> {
         let Parts { redis, keys, settings, parts, start, registry, .. } = &self.parts;
+        // A wait for replicas keeps a connection from everything else.
+        let redis = &redis.apart();
         let mut store = RouteStore::new(redis.clone(), keys.clone(), settings.replicas);
         let split = splitting::Split { redis, settings, parts: *parts, wanted, start: *start, registry };
         let route = match split.go_on(&mut store, term, mode).await? {
@@ -204,23 +213,17 @@ impl Task {
         let Parts { redis, keys, settings, .. } = &self.parts;
         let began = clock::now();
         let now = || clock::now().saturating_duration_since(began).as_millis() as u64;
-        let mut parts = PartsStore::new(redis.clone(), keys, route.parts, settings.replicas).map_err(Trouble::from)?;
+        let of_parts = PartsStore::new(redis.apart(), keys, route.parts, settings.replicas);
+        let mut parts = of_parts.map_err(Trouble::from)?;
+        let hinting = hint_again(redis.clone(), keys.stream().to_owned(), route.parts);
+        let _hinting = AbortOnDropHandle::new(tokio::spawn(hinting));
         let mut router = Router::new(Shape { above: settings.above, max_apart: MAX_APART }, route);
         let mut sending = JoinSet::new();
         let (mut store, mut reading): (Option<RouteStore>, Option<Reading>) = (Some(store), None);
         let mut waiter = Some(Waiter::new(redis.clone(), keys.clone()));
         let mut waiting: Option<Waiting> = None;
-        let (mut hint_at, mut behind_told) = (clock::now(), None);
+        let mut behind_told = None;
         loop {
-            if clock::now() >= hint_at
-                && let Some(store) = &mut store
-            {
-                hint_at = clock::now() + HINT_EVERY;
-                if let Err(error) = store.hint(router.route().parts).await {
-                    store.forget();
-                    warn!(%error, "workers cannot be told of the parts; they are told again in a minute");
-                }
-            }
             while let Some(step) = router.next(now()) {
                 match step {
                     Step::Append(batches) => {
@@ -316,6 +319,21 @@ impl Task {
                 warn!("the part {} is at {at}, not where this router left it: it goes on from there", name(part));
             }
         }
+    }
+}
+
+/// Tells workers of the parts, for ever. On a task of its own: the node of the registry may be away, and no part is to wait for that.
+async fn hint_again(redis: Redis, stream: String, parts: u32) {
+    let connection = SharedConnection::new(redis.at_home_in(RegistryKeys::slot()), Purpose::Other);
+    let mut told_at = None;
+    loop {
+        let told = async |mut connection: Connection| hint(&mut connection, &stream, parts).await;
+        if let Err(error) = connection.with(told).await
+            && is_time(&mut told_at)
+        {
+            warn!(%error, "workers cannot be told of the parts; they are told again in {HINT_EVERY:?}");
+        }
+        sleep(HINT_EVERY).await;
     }
 }
 
