@@ -31,6 +31,9 @@ const LEAST: usize = 64;
 const LEAST_SLOW: usize = 8;
 const LEAST_BYTES: usize = 1 << 20;
 
+/// With less, reading would always wait for an account that takes a page as quickly as it can.
+const LEAST_DEFERRED: usize = 1_024;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
     pub count: usize,
@@ -106,7 +109,8 @@ impl Budgets {
             bytes: (times * (all.bytes / partitions)).max(LEAST_BYTES).min(all.bytes),
         };
         let (fresh, kept) = (part(self.fresh, LEAST, FRESH), part(self.kept, LEAST, KEPT));
-        Self { fresh, kept, slow: part(self.slow, LEAST_SLOW, SLOW), ..self }
+        let (slow, deferred) = (part(self.slow, LEAST_SLOW, SLOW), part(self.deferred, LEAST_DEFERRED, DEFERRED));
+        Self { fresh, kept, slow, deferred, ..self }
     }
 
     /// Of deliveries in memory that are not in slow flight.

@@ -357,7 +357,9 @@ impl Membership {
         if self.heard == self.list || is_patient {
             return;
         }
-        let is_first = self.list.streams.is_empty() && self.heard.streams.len() == 1;
+        // Who comes to others that are at work need not wait: they give nothing away before it is settled for them.
+        let are_at_work = self.members.iter().any(|member| !member.owned.is_empty());
+        let is_first = self.list.streams.is_empty() && (self.heard.streams.len() == 1 || are_at_work);
         if is_settled || is_first || (!self.list.streams.is_empty() && self.heard.lacks_only(&self.list)) {
             self.list = self.heard.clone();
             self.list_since = now;

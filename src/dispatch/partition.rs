@@ -661,6 +661,7 @@ impl<D: Directory> Partition<D> {
         if self.settings.budgets != budgets {
             self.settings.budgets = budgets;
             self.core.set_budgets(budgets);
+            self.term.deferral.set_budget(budgets.deferred);
         }
     }
 

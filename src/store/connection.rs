@@ -716,13 +716,19 @@ impl Connection {
         error
     }
 
-    /// Has the server rewrite its append-only file. A server that was killed within a script starts from a file whose
-    /// last transaction has no end: Redis 7.0 leaves it out at this start but takes it for complete at the next one, so
-    /// the file must be rewritten in between. A rewrite that is already running will do.
-    pub async fn rewrite_aof(&mut self) -> Result<(), StoreError> {
+    /// Has the server of this run id rewrite its append-only file, for all of the process: returns whether it is the first to ask. A server
+    /// that was killed within a script starts from a file whose last transaction has no end: Redis 7.0 leaves it out at this start but takes
+    /// it for complete at the next one, so the file must be rewritten in between. A rewrite that is already running will do.
+    pub async fn rewrite_aof(&mut self, run_id: &str) -> Result<bool, StoreError> {
+        if !self.topology.sees_to(run_id) {
+            return Ok(false);
+        }
         match self.query::<redis::Value>("have the append-only file rewritten", &redis::cmd("BGREWRITEAOF")).await {
-            Ok(_) | Err(StoreError::Other { .. }) => Ok(()),
-            Err(error) => Err(error),
+            Ok(_) | Err(StoreError::Other { .. }) => Ok(true),
+            Err(error) => {
+                self.topology.puts_back(run_id);
+                Err(error)
+            }
         }
     }
 

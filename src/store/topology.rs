@@ -3,7 +3,7 @@
 //! twice: whoever was told that a slot has moved ends what they were doing, as after any failure, and begins anew at its new node.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -140,6 +140,8 @@ pub(super) struct Topology {
     state: Mutex<State>,
     /// Held by who asks, so that one asks for all.
     asking: tokio::sync::Mutex<()>,
+    /// Servers, by their run ids, whose append-only file was seen to.
+    seen_to: Mutex<BTreeSet<String>>,
 }
 
 struct State {
@@ -168,7 +170,20 @@ pub(super) enum Kind {
 impl Topology {
     pub fn new(seeds: Vec<Node>, kind: Kind) -> Self {
         let state = State { kind, map: None, is_doubted: false, asked: None, turn: 0 };
-        Self { seeds, state: Mutex::new(state), asking: tokio::sync::Mutex::default() }
+        Self { seeds, state: Mutex::new(state), asking: tokio::sync::Mutex::default(), seen_to: Mutex::default() }
+    }
+
+    /// Whether the append-only file of this server is the caller's to see to, as nobody else of the process has; until it is put back.
+    pub fn sees_to(&self, run_id: &str) -> bool {
+        self.seen_to().insert(run_id.to_owned())
+    }
+
+    pub fn puts_back(&self, run_id: &str) {
+        self.seen_to().remove(run_id);
+    }
+
+    fn seen_to(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.seen_to.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -21,6 +21,10 @@ pub(super) const MAX_DEFERRED: usize = 50_000;
 /// next pass should not wait for thousands of calls.
 const LEAST_PAGE: usize = 32;
 
+/// Deliveries of an account's entries in memory that are looked at together: what it cannot take of them goes back, so many of them would be
+/// moved to and fro where it takes few at a time.
+const PAGE_HERE: usize = 32;
+
 /// Entries for many endpoints that are admitted in turns.
 pub(super) const MAX_IN_PARTS: usize = 4;
 
@@ -163,6 +167,11 @@ impl Deferral {
             passed: [None, None],
             look_at: 0,
         }
+    }
+
+    /// What is in memory stays there, whatever the budget.
+    pub fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
     }
 
     /// Whether an entry has to wait behind others of its account.
@@ -352,7 +361,7 @@ impl Deferral {
         while let Some(account) = self.relieved_here.pop_front() {
             let Some(mut waiting) = self.waiting.remove(&account) else { continue };
             let (mut page, mut deliveries) = (VecDeque::new(), 0);
-            while deliveries < READ_MAX
+            while deliveries < PAGE_HERE
                 && let Some(arrival) = waiting.take_first()
             {
                 self.count_out(&arrival);
@@ -615,7 +624,14 @@ mod tests {
 
         /// What it is given of what waits in memory.
         fn given(&mut self) -> Vec<u64> {
-            self.next_here().map(|(_, page)| page.iter().map(|arrival| arrival.entry.ms).collect()).unwrap_or_default()
+            let mut given = Vec::new();
+            while let Some((account, page)) = self.next_here() {
+                given.extend(page.iter().map(|arrival| arrival.entry.ms));
+                if !self.waiting[&account].here.is_empty() {
+                    self.relieve([account]);
+                }
+            }
+            given
         }
     }
 

@@ -175,8 +175,9 @@ async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) -> bo
     }
     let is_new = known.as_ref().map_or(info.uptime_s < FRESH_S, |id| *id != info.run_id);
     if is_new && info.aof_enabled {
-        match connection.rewrite_aof().await {
-            Ok(()) => info!("Redis has started lately, as {}; it writes its append-only file afresh", info.run_id),
+        match connection.rewrite_aof(&info.run_id).await {
+            Ok(true) => info!("Redis has started lately, as {}; it writes its append-only file afresh", info.run_id),
+            Ok(false) => {}
             Err(StoreError::Unavailable { .. }) => return false,
             Err(error) => warn!(%error, "run BGREWRITEAOF: Redis has started anew, and its file may have a loose end"),
         }
