@@ -21,6 +21,8 @@ mod sentinels;
 mod stage;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "cluster/workers.rs"]
+mod workers;
 #[path = "support/world.rs"]
 mod world;
 

@@ -1,4 +1,4 @@
-//! `herald plan`: what an installation needs for a rate, by arithmetic on measured costs. Asks nobody.
+//! `herald plan`: what an installation needs for a rate, by arithmetic on costs that were measured or estimated. Asks nobody.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     config::parse_duration,
-    facts::capacity::{Costs, Demand, Plan, WayIn, measured, plan},
+    facts::capacity::{Costs, Demand, Plan, WayIn, plan, shipped},
     surface::{Context, Format, VerbError, words},
 };
 
@@ -99,12 +99,12 @@ struct Answer<'a> {
 
 pub fn run(context: &Context, args: &PlanArgs) -> anyhow::Result<()> {
     let demand = args.demand();
-    let Some(plan) = plan(&demand, measured()) else {
+    let Some(plan) = plan(&demand, shipped()) else {
         return Err(VerbError::Refused("this Herald was built without its costs".to_owned()).into());
     };
     let breaks_first = plan.limits.first().map_or("", |limit| limit.what);
     if context.output.format() != Format::Table {
-        return context.output.one(&Answer { demand: &demand, plan: &plan, breaks_first, costs: measured() }, &[]);
+        return context.output.one(&Answer { demand: &demand, plan: &plan, breaks_first, costs: shipped() }, &[]);
     }
     let number = |value: f64| words::number(value.round() as u64);
     let gb = |value: f64| format!("{} GB", words::decimal(value));
@@ -159,7 +159,7 @@ pub fn run(context: &Context, args: &PlanArgs) -> anyhow::Result<()> {
             ),
         ),
     ];
-    context.output.one(&Answer { demand: &demand, plan: &plan, breaks_first, costs: measured() }, &fields)?;
+    context.output.one(&Answer { demand: &demand, plan: &plan, breaks_first, costs: shipped() }, &fields)?;
     context.output.text("\nWhat gives way first:")?;
     let mut list = context.output.list(&["USED", "WHAT", "THEN"]);
     for limit in &plan.limits {
@@ -169,7 +169,7 @@ pub fn run(context: &Context, args: &PlanArgs) -> anyhow::Result<()> {
     }
     list.finish()?;
     context.output.text(
-        "\nArithmetic on measured costs; -o json shows each with its source, docs/scaling.md says how to read it.",
+        "\nBy costs that were measured or estimated: -o json shows the source of each, docs/scaling.md how to read it.",
     )
 }
 
