@@ -284,7 +284,7 @@ async fn workers_looks(redis: &Redis) {
     store.update(endpoint, &mark()).await.unwrap();
     store.news(Some(&loaded.position)).await.unwrap();
     let mut wait = ChangeWait::connect(redis).await.unwrap();
-    wait.wait(loaded.position.version, Duration::from_millis(1)).await.unwrap();
+    wait.wait(loaded.position.last.version, Duration::from_millis(1)).await.unwrap();
 }
 
 async fn registry(redis: &Redis) {
