@@ -397,11 +397,15 @@ async fn a_change_that_no_replica_has_confirmed_is_stored_and_ends_with_a_code_o
     assert_eq!((stored.max_in_flight, stored.secrets.len()), (3, 2));
     // The act is done, whatever its replicas say.
     let acts = done(&redis, &["audit", "list", "-o", "json"]);
-    assert!(acts.contains("endpoint import") && !acts.contains(r#""failed""#) && !acts.contains(r#""refused""#), "{acts}");
+    assert!(
+        acts.contains("endpoint import") && !acts.contains(r#""failed""#) && !acts.contains(r#""refused""#),
+        "{acts}"
+    );
     let stats: String = redis.command(&["INFO", "commandstats"]).await;
     let waits = stats.lines().find(|line| line.starts_with("cmdstat_wait:")).unwrap();
     assert!(waits.contains("calls=8,"), "{waits}");
     // What changes nothing is known already.
-    let again = herald(&redis, &["--set", "redis.wait=1", "endpoint", "disable", "ep_a", "--yes", "--reason", "a test"]);
+    let again =
+        herald(&redis, &["--set", "redis.wait=1", "endpoint", "disable", "ep_a", "--yes", "--reason", "a test"]);
     assert!(again.status.success(), "{}", text(&again));
 }

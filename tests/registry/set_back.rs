@@ -157,7 +157,8 @@ async fn a_change_waits_once_for_replicas_and_says_whether_they_have_it() {
     let waiting = |wanted| Replicas { wanted, timeout: Duration::from_millis(300) };
     let create = async |confirming: &Confirming, name: &str| {
         let wanted = endpoint(name, "acc_1");
-        let (made, confirmation) = confirming.change(async |store| store.create(wanted, &mark("new")).await).await.unwrap();
+        let (made, confirmation) =
+            confirming.change(async |store| store.create(wanted, &mark("new")).await).await.unwrap();
         assert_eq!(made.id, id(name));
         confirmation
     };

@@ -125,7 +125,9 @@ impl Mutation {
             Self::FailureTakenForSuccess => "a script that failed taken for one that ran",
             Self::BurialNotDurable => "a burial taken for durable while it is on its way",
             Self::RegistryTakenForNew => "a snapshot of the registry taken for as new as what was read",
-            Self::StampIgnored => "a version of the registry taken for the one that was seen, although its stamp is another",
+            Self::StampIgnored => {
+                "a version of the registry taken for the one that was seen, although its stamp is another"
+            }
             Self::SharesNotKept => "slow flights beyond an endpoint's share",
             Self::PlacesIgnored => "attempts begun before there is a place for them",
             Self::DeferredForgotten => "entries that were left in the stream never taken up again",

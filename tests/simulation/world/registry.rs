@@ -193,7 +193,8 @@ impl World {
 
     /// The pause that a failover is to take back.
     pub(super) fn change_in_vain(&mut self, paused: usize, made: usize, after_ms: u64) {
-        if self.health != Health::Whole || self.status(paused) != Some(EndpointState::Enabled) || self.is_locked(paused) {
+        if self.health != Health::Whole || self.status(paused) != Some(EndpointState::Enabled) || self.is_locked(paused)
+        {
             return;
         }
         let before = self.registry.clone();
