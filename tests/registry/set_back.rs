@@ -23,7 +23,9 @@ type Kept = Vec<Vec<u8>>;
 async fn kept(redis: &TestRedis) -> Kept {
     let mut connection = redis.connection().await;
     let mut pipeline = redis::pipe();
-    KEYS.iter().for_each(|key| drop(pipeline.cmd("DUMP").arg(key)));
+    for key in KEYS {
+        pipeline.cmd("DUMP").arg(key);
+    }
     pipeline.query_async(&mut connection).await.unwrap()
 }
 
@@ -154,7 +156,7 @@ async fn waits(redis: &TestRedis) -> usize {
 #[tokio::test]
 async fn a_change_waits_once_for_replicas_and_says_whether_they_have_it() {
     let (redis, replica) = (TestRedis::start().await, TestRedis::start().await);
-    let waiting = |wanted| Replicas { wanted, timeout: Duration::from_millis(300) };
+    let waiting = |wanted, ms| Replicas { wanted, timeout: Duration::from_millis(ms) };
     let create = async |confirming: &Confirming, name: &str| {
         let wanted = endpoint(name, "acc_1");
         let (made, confirmation) =
@@ -163,11 +165,11 @@ async fn a_change_waits_once_for_replicas_and_says_whether_they_have_it() {
         confirmation
     };
     // One server alone is not waited for, unless somebody wants that.
-    let usual = Confirming::new(&redis.redis(), waiting(None));
+    let usual = Confirming::new(&redis.redis(), waiting(None, 20));
     assert!(create(&usual, "ep_a").await.is_enough());
     assert_eq!(waits(&redis).await, 0);
 
-    let careful = Confirming::new(&redis.redis(), waiting(Some(1)));
+    let careful = Confirming::new(&redis.redis(), waiting(Some(1), 20));
     let missing = create(&careful, "ep_b").await;
     assert_eq!((missing.is_enough(), missing.confirmed, waits(&redis).await), (false, 0, 1));
     assert_eq!(missing.to_string(), "0 of 1 replicas have confirmed it in time");
@@ -183,6 +185,8 @@ async fn a_change_waits_once_for_replicas_and_says_whether_they_have_it() {
     .await;
     // It is online before it has said how far it is.
     until("the replica to confirm", async || redis.command::<u64>(&["WAIT", "1", "100"]).await == 1).await;
+    // As patient as Redis is asked to be: who was not confirmed the last time waits for a moment only.
+    let careful = Confirming::new(&redis.redis(), waiting(Some(1), 8_000));
     let before = waits(&redis).await;
     let import = async |store: &mut super::RegistryStore| store.import(many(3 * PAGE, "x"), None, &mark("new")).await;
     let (imported, confirmation) = careful.change(import).await.unwrap();
@@ -193,7 +197,7 @@ async fn a_change_waits_once_for_replicas_and_says_whether_they_have_it() {
     // What the wait comes to is never a failure of the change.
     redis.command::<()>(&["ACL", "SETUSER", "patient", "on", ">secret", "~*", "+@all", "-wait"]).await;
     let denied = format!("redis://patient:secret@{}", redis.address());
-    let denied = Confirming::new(&herald::store::connection::Redis::new(&denied).unwrap(), waiting(Some(1)));
+    let denied = Confirming::new(&herald::store::connection::Redis::new(&denied).unwrap(), waiting(Some(1), 20));
     let unknown = create(&denied, "ep_denied").await;
     assert!(!unknown.is_enough() && unknown.to_string().contains("wait"), "{unknown}");
 }
