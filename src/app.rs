@@ -390,7 +390,7 @@ async fn serve_payment_intents(
     let keys = PartitionKeys::new(&config.stream.name)?;
     let rules = Rules::new(sender(config, redis.clone())?.guard().clone(), RetryPolicy::try_new(config.retry)?);
     let audits = Audits { merchants: audit(config, Surface::Http)?, own: audit(config, Surface::Worker)? };
-    let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules, audits);
+    let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules, audits, replicas(config));
     let service = intents(config)?.counted_by(counted.clone());
     let limits = http::server::Limits { connections: callers(config, senders), ..http::server::LIMITS };
     let listener = bound(address, "intents.listen, HERALD_INTENTS_LISTEN").await?;
@@ -438,7 +438,7 @@ fn operations(config: &Config, redis: Redis, registry: Registry) -> Result<Opera
 }
 
 /// Replicas that what is answered to somebody, or crosses a slot, waits for.
-fn replicas(config: &Config) -> Replicas {
+pub fn replicas(config: &Config) -> Replicas {
     Replicas { wanted: config.redis.wait, timeout: config.redis.wait_timeout }
 }
 

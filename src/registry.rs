@@ -29,8 +29,12 @@ use crate::{
         endpoint::{Endpoint, Mark},
         id::{AccountId, EndpointId, RegistryId},
         sealing::KeyId,
+        stamped::Stamped,
     },
-    store::{connection::Redis, registry::stored::LockCause},
+    store::{
+        connection::Redis,
+        registry::{feed::Position, stored::LockCause},
+    },
 };
 
 /// How many changes a listener may be behind before it is told [`Change::Reset`] instead.
@@ -65,7 +69,7 @@ pub enum Change {
 pub struct Lookup {
     pub state: RegistryState,
     pub id: Option<RegistryId>,
-    pub version: u64,
+    pub last: Stamped,
     pub endpoints: Arc<[Arc<Endpoint>]>,
     /// The account has, or may have, an endpoint that this Herald cannot read: its events must wait.
     pub is_uncertain: bool,
@@ -75,8 +79,6 @@ pub struct Lookup {
 pub enum RefreshError {
     #[error("the registry of endpoints has vanished from Redis, or was never made: import a backup")]
     Vanished,
-    #[error("the registry of endpoints is at version {found}, before {wanted}: Redis has lost changes")]
-    Older { wanted: u64, found: u64 },
     #[error("the registry is followed no more: Herald is stopping")]
     Stopped,
 }
@@ -96,6 +98,8 @@ struct Shared {
     looked: watch::Sender<Looked>,
     /// Up to which change of the keys everything was read.
     keys: AtomicU64,
+    /// How often Redis has lost changes that were known here.
+    taken_back: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -122,6 +126,7 @@ impl Registry {
                 ask: Notify::new(),
                 looked: watch::Sender::default(),
                 keys: AtomicU64::new(0),
+                taken_back: AtomicU64::new(0),
             }),
         }
     }
@@ -137,7 +142,7 @@ impl Registry {
         Lookup {
             state: snapshot.state(),
             id: snapshot.id().cloned(),
-            version: snapshot.version(),
+            last: snapshot.last(),
             endpoints: snapshot.endpoints_for(account),
             is_uncertain: snapshot.is_uncertain(account),
         }
@@ -161,7 +166,12 @@ impl Registry {
     }
 
     pub fn version(&self) -> u64 {
-        self.snapshot().version()
+        self.last().version
+    }
+
+    /// The last change that it has.
+    pub fn last(&self) -> Stamped {
+        self.snapshot().last()
     }
 
     /// The mark of the operator who stopped all sending.
@@ -229,25 +239,22 @@ impl Registry {
         self.looked(|looked| looked.is_loaded).await
     }
 
-    /// Waits for a look at Redis that begins after this call, and for the snapshot to be at least as new as `version`.
-    /// Goes on while Redis is unavailable; bound it or cancel it from outside.
-    pub async fn refresh_to(&self, version: u64) -> Result<(), RefreshError> {
-        if self.state_and_version() >= (true, version) {
-            return Ok(());
-        }
+    /// Waits until the snapshot is as new as this position, which was read in Redis: at once if it is at that position, else for a look
+    /// that begins after this call. A larger version says nothing, because Redis may have lost that change since.
+    pub async fn refresh_to(&self, position: &Position) -> Result<(), RefreshError> {
+        let is_there = {
+            let snapshot = self.snapshot();
+            snapshot.is_present() && snapshot.position() == Some(position)
+        };
+        if is_there { Ok(()) } else { self.refresh().await }
+    }
+
+    /// Waits for a look at Redis that begins after this call. Goes on while Redis is unavailable; bound it or cancel it from outside.
+    pub async fn refresh(&self) -> Result<(), RefreshError> {
         let number = self.shared.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.shared.ask.notify_one();
         self.looked(|looked| looked.answered >= number).await?;
-        match self.state_and_version() {
-            (false, _) => Err(RefreshError::Vanished),
-            (true, found) if found < version => Err(RefreshError::Older { wanted: version, found }),
-            (true, _) => Ok(()),
-        }
-    }
-
-    fn state_and_version(&self) -> (bool, u64) {
-        let snapshot = self.snapshot();
-        (matches!(snapshot.state(), RegistryState::Loaded | RegistryState::Empty), snapshot.version())
+        if self.snapshot().is_present() { Ok(()) } else { Err(RefreshError::Vanished) }
     }
 
     async fn looked(&self, is_enough: impl Fn(&Looked) -> bool) -> Result<(), RefreshError> {

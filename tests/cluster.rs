@@ -12,6 +12,8 @@ mod merchants;
 mod partitions;
 #[path = "support/herald.rs"]
 mod process;
+#[path = "cluster/registry.rs"]
+mod registry;
 #[path = "cluster/routing.rs"]
 mod routing;
 #[path = "cluster/sentinels.rs"]

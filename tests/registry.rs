@@ -4,6 +4,8 @@
 mod receiver;
 #[path = "registry/sealed.rs"]
 mod sealed;
+#[path = "registry/set_back.rs"]
+mod set_back;
 mod support;
 
 use std::collections::HashSet;
@@ -15,6 +17,7 @@ use herald::{
         id::{AccountId, EndpointId, RegistryId},
         sealing::Ring,
         signing::{Secret, SecretText},
+        stamped::Stamped,
     },
     registry::{Change, Changes, RefreshError, Registry, RegistryState, sweep},
     store::{
@@ -179,10 +182,10 @@ async fn an_endpoint_that_leaves_is_removed_once_all_that_it_was_owed_is_settled
 async fn a_change_that_saw_another_registry_is_refused() {
     let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
-    let first = store.create_at(0, endpoint("ep_a", "acc_1"), &mark("first")).await.unwrap();
-    let moved = store.create_at(0, endpoint("ep_b", "acc_1"), &mark("late")).await;
+    let first = store.create_at(Stamped::default(), endpoint("ep_a", "acc_1"), &mark("first")).await.unwrap();
+    let moved = store.create_at(Stamped::default(), endpoint("ep_b", "acc_1"), &mark("late")).await;
     assert!(matches!(moved, Err(RegistryError::Moved)), "{moved:?}");
-    let seen = store.position().await.unwrap().unwrap().0.version;
+    let seen = store.position().await.unwrap().unwrap().0.last;
     let first = store.update_at(seen, first, &mark("same")).await.unwrap();
     let moved = store.update_at(seen, first, &mark("late")).await;
     assert!(matches!(moved, Err(RegistryError::Moved)), "{moved:?}");
@@ -223,7 +226,7 @@ async fn every_change_gives_a_larger_version_and_the_id_stays() {
     let (second, _) = store.position().await.unwrap().unwrap();
     store.pause_all(&mark("incident")).await.unwrap();
     let (third, pause) = store.position().await.unwrap().unwrap();
-    assert!(first.version < second.version && second.version < third.version);
+    assert!(first.last.version < second.last.version && second.last.version < third.last.version);
     assert!(first.id == second.id && second.id == third.id);
     assert_eq!(pause, Some(mark("incident")));
     assert!(store.resume_all(&mark("over")).await.unwrap());
@@ -291,7 +294,7 @@ async fn an_import_into_a_registry_replaces_its_endpoints_and_keeps_its_id() {
     let old = Endpoint { revision: 1, ..kept.clone() };
     let imported = store.import(vec![old], Some(foreign), &mark("restore")).await.unwrap();
     assert_eq!(imported.id, before.id);
-    assert!(imported.version > before.version);
+    assert!(imported.version > before.last.version);
     assert_eq!(store.get(&gone.id).await.unwrap(), None);
     // A caller that saw the endpoint before the import must not overwrite what it brought.
     assert!(matches!(store.update(kept, &mark("late")).await, Err(RegistryError::Stale { .. })));
@@ -390,8 +393,8 @@ async fn a_follower_sees_each_change_once_it_is_made() {
     }
     assert_eq!(follower.registry.state(), RegistryState::Empty);
     let (position, _) = store.position().await.unwrap().unwrap();
-    soon("the version", follower.registry.refresh_to(position.version)).await.unwrap();
-    assert_eq!((follower.registry.id(), follower.registry.version()), (Some(position.id), position.version));
+    soon("the version", follower.registry.refresh_to(&position)).await.unwrap();
+    assert_eq!((follower.registry.id(), follower.registry.last()), (Some(position.id), position.last));
     follower.stop().await;
 }
 
@@ -403,16 +406,13 @@ async fn a_refresh_is_at_least_as_new_as_what_was_asked_for() {
     let follower = Follower::start(&redis).await;
     for n in 1..50 {
         store.create(endpoint(&format!("ep_{n}"), "acc_1"), &mark("new")).await.unwrap();
-        let version = store.position().await.unwrap().unwrap().0.version;
-        soon("the refresh", follower.registry.refresh_to(version)).await.unwrap();
+        let position = store.position().await.unwrap().unwrap().0;
+        soon("the refresh", follower.registry.refresh_to(&position)).await.unwrap();
         assert_eq!(follower.registry.endpoints_for(&account("acc_1")).len(), n + 1);
     }
-    let version = follower.registry.version();
-    let ahead = soon("an answer", follower.registry.refresh_to(version + 1)).await;
-    assert_eq!(ahead, Err(RefreshError::Older { wanted: version + 1, found: version }));
     let registry = follower.registry.clone();
     follower.stop().await;
-    assert_eq!(soon("an answer", registry.refresh_to(version + 1)).await, Err(RefreshError::Stopped));
+    assert_eq!(soon("an answer", registry.refresh()).await, Err(RefreshError::Stopped));
 }
 
 #[tokio::test]
@@ -426,7 +426,7 @@ async fn a_registry_that_vanished_is_not_taken_for_an_empty_one() {
     redis.command::<()>(&["FLUSHALL"]).await;
     follower.see("that it vanished", |registry| registry.state() == RegistryState::Vanished).await;
     assert_eq!((follower.registry.len(), follower.registry.endpoints_for(&account("acc_1")).len()), (600, 6));
-    let refreshed = soon("an answer", follower.registry.refresh_to(file.version)).await;
+    let refreshed = soon("an answer", follower.registry.refresh()).await;
     assert_eq!(refreshed, Err(RefreshError::Vanished));
 
     let mut fewer = file.endpoints;
@@ -613,7 +613,7 @@ async fn a_listener_that_is_too_slow_is_told_to_look_at_everything() {
         last = store.update(last, &mark("again")).await.unwrap();
     }
     let (position, _) = store.position().await.unwrap().unwrap();
-    soon("the last version", follower.registry.refresh_to(position.version)).await.unwrap();
+    soon("the last version", follower.registry.refresh_to(&position)).await.unwrap();
     assert_eq!(follower.next().await, Change::Reset);
     assert_eq!(follower.registry.get(&last.id).unwrap().revision, last.revision);
     follower.stop().await;

@@ -105,6 +105,7 @@ fn check_that_it_was_tried(sum: &Tally) {
         "failed_scripts",
         "refused_settles",
         "registries_lost",
+        "registries_set_back",
         "memory_pressure",
         "redis_full",
         "redis_restarts",

@@ -180,8 +180,10 @@ pub fn main() -> process::ExitCode {
         Ok(()) => ExitCode::Done,
         Err(error) => {
             let code = code_of(&error);
-            if code != ExitCode::Done {
-                tell(format_args!("error: {}", message_of(&error)));
+            match code {
+                ExitCode::Done => {}
+                ExitCode::Unconfirmed => tell(format_args!("warning: {}", message_of(&error))),
+                _ => tell(format_args!("error: {}", message_of(&error))),
             }
             code
         }

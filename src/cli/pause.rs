@@ -6,7 +6,7 @@ use clap::Args;
 use super::args::WhoAndWhy;
 use crate::{
     facts::{audit::Act, endpoint::Mark},
-    surface::{Context, audited, instant, note},
+    surface::{Context, audited, instant, note, of_confirmed},
 };
 
 #[derive(Debug, Args)]
@@ -32,11 +32,12 @@ pub async fn pause(context: &Context, args: PauseArgs) -> anyhow::Result<()> {
         note(format_args!("all sending is {} already ({}); nothing was changed", by_whom(&mark), instant(mark.at_ms)));
         return Ok(());
     }
-    let pause = async |_: &mut _| Ok(context.registry().await?.pause_all(&args.change.mark()).await?);
-    audited(context, args.change.act(Act::Pause), pause).await?;
+    let (changing, mark) = (context.changing()?, args.change.mark());
+    let pause = async |_: &mut _| Ok(changing.change(async |registry| registry.pause_all(&mark).await).await?);
+    let ((), confirmation) = audited(context, args.change.act(Act::Pause), pause).await?;
     note("all sending is paused: workers follow within a second, and what is being sent ends");
     note("events wait in Redis until:  herald resume --all --reason '…'");
-    Ok(())
+    of_confirmed(&confirmation)
 }
 
 /// Who paused all sending, if anyone did. A mark that cannot be read must not hold up a verb.
@@ -61,10 +62,14 @@ pub fn tell(mark: &Mark) {
 }
 
 pub async fn resume(context: &Context, args: ResumeArgs) -> anyhow::Result<()> {
-    let resume = async |_: &mut _| Ok(context.registry().await?.resume_all(&args.change.mark()).await?);
+    let (changing, mark) = (context.changing()?, args.change.mark());
+    let resume = async |_: &mut _| Ok(changing.change(async |registry| registry.resume_all(&mark).await).await?);
     match audited(context, args.change.act(Act::Resume), resume).await? {
-        true => note("sending goes on"),
-        false => note("nothing was paused; endpoints that are paused one by one stay so"),
+        (true, confirmation) => {
+            note("sending goes on");
+            of_confirmed(&confirmation)?;
+        }
+        (false, _) => note("nothing was paused; endpoints that are paused one by one stay so"),
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use axum::{
@@ -31,6 +34,8 @@ const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 pub struct Client {
     calls: Router,
     unavailable: Arc<Mutex<BTreeSet<String>>>,
+    /// Something was changed, and replicas have not confirmed it.
+    is_unconfirmed: Arc<AtomicBool>,
 }
 
 /// What an answer says of what is missing from it.
@@ -38,21 +43,29 @@ pub struct Client {
 struct Missing {
     #[serde(default)]
     unavailable: BTreeSet<String>,
+    /// Of a change: only where replicas have not confirmed it.
+    #[serde(default)]
+    durability: Option<IgnoredAny>,
 }
 
 impl Client {
     pub fn new(api: Api) -> Self {
-        Self { calls: v1::calls(api), unavailable: Arc::default() }
+        Self { calls: v1::calls(api), unavailable: Arc::default(), is_unconfirmed: Arc::default() }
     }
 
     /// The same for another visit.
     pub fn anew(&self) -> Self {
-        Self { calls: self.calls.clone(), unavailable: Arc::default() }
+        Self { calls: self.calls.clone(), unavailable: Arc::default(), is_unconfirmed: Arc::default() }
     }
 
     /// The streams of which something is missing from the answers.
     pub fn unavailable(&self) -> Vec<String> {
         self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Whether a change of this visit may be lost with the server that has it.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.is_unconfirmed.load(Ordering::Relaxed)
     }
 
     pub async fn get<T: DeserializeOwned>(&self, caller: &Caller, path: &str) -> Result<T, Problem> {
@@ -85,6 +98,7 @@ impl Client {
         if let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() {
             return Err(Arc::unwrap_or_clone(problem));
         }
+        let is_accepted = response.status() == StatusCode::ACCEPTED;
         match response.status() {
             status if status.is_success() => {}
             StatusCode::NOT_FOUND => return Err(Problem::not_found()),
@@ -94,7 +108,8 @@ impl Client {
             to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|error| Problem::internal(&error))?;
         let bytes = if bytes.is_empty() { Bytes::from_static(b"null") } else { bytes };
         // A list has none, and what is not told of is nothing.
-        if let Ok(Missing { unavailable }) = serde_json::from_slice(&bytes) {
+        if let Ok(Missing { unavailable, durability }) = serde_json::from_slice(&bytes) {
+            self.is_unconfirmed.fetch_or(is_accepted && durability.is_some(), Ordering::Relaxed);
             self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).extend(unavailable);
         }
         serde_json::from_slice(&bytes).map_err(|error| Problem::internal(&format_args!("{path}: {error}")))

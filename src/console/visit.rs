@@ -281,7 +281,7 @@ impl Visit {
                 role: self.caller.role.name(),
                 account: self.caller.account.as_ref().map(ToString::to_string),
             }),
-            notice: self.notice.clone(),
+            notice: self.notice.clone().or_else(|| self.client.is_unconfirmed().then(|| Notice::bad(UNCONFIRMED))),
             here: self.uri.path_and_query().map_or_else(String::new, ToString::to_string),
             form_key: self.session.form_key.clone(),
             now_ms: self.now_ms(),
@@ -296,8 +296,12 @@ impl Visit {
 
     /// After an act: the page that it was done on, or another, with what came of it.
     pub fn back(&self, place: &str, notice: &Notice) -> Response {
+        let mut notice = notice.clone();
+        if self.client.is_unconfirmed() {
+            notice = Notice::bad(format!("{} {UNCONFIRMED}", notice.says));
+        }
         let mut response = see(own_page(place));
-        response.headers_mut().append(header::SET_COOKIE, self.console.seal.say(notice, self.is_https));
+        response.headers_mut().append(header::SET_COOKIE, self.console.seal.say(&notice, self.is_https));
         response
     }
 
@@ -310,6 +314,10 @@ impl Visit {
         }
     }
 }
+
+/// Of a change, behind what came of it.
+const UNCONFIRMED: &str = "It is stored, but no replica of Redis has confirmed it: a failover now may take it back. \
+                           Look later whether it is there, and do it again if it is not.";
 
 /// The last but one is for operators, the last for whoever keeps the tokens.
 const STAFF_PAGES: [(&str, &str); 10] = [

@@ -428,6 +428,27 @@ fn a_410_is_about_the_revision_that_the_attempt_was_made_with() {
     assert_eq!(entries(&sends(&mut core, 1)), [2]);
 }
 
+/// A failover may take back that it was disabled.
+#[test]
+fn a_410_counts_again_where_what_it_led_to_is_gone() {
+    let mark = Mark { by: "herald".into(), why: "the receiver answered 410 Gone".into(), at_ms: 0 };
+    let mut core = core(|_| {});
+    for entry in 1..=2 {
+        admit(&mut core, entry, "ep_a", &format!("pi_{entry}"));
+        let sent = sends(&mut core, 0);
+        assert_eq!(entries(&sent), [entry]);
+        end(&mut core, 1, sent[0].0, Outcome::Gone);
+        assert!(matches!(core.take_errands()[..], [CoreErrand::Disable { revision: 1, .. }]));
+        settle(&mut core, &[("ep_a", 0, 0)]);
+        let disabled = endpoint("ep_a", |endpoint| {
+            endpoint.disable(mark.clone(), EntryId { ms: entry, seq: 0 });
+            endpoint.revision = 2;
+        });
+        stand(&mut core, "ep_a", disabled);
+        stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
+    }
+}
+
 #[test]
 fn a_paused_endpoint_parks_and_takes_up_where_it_was() {
     let mark = Mark { by: "ops".into(), why: "test".into(), at_ms: 0 };

@@ -38,7 +38,7 @@ impl Directory for Registry {
     fn view(&self) -> RegistryView {
         RegistryView {
             id: self.id().map(|id| id.to_string()),
-            version: self.version(),
+            last: self.last(),
             is_certain: is_certain(self),
             is_paused: self.paused_all().is_some(),
         }

@@ -301,6 +301,12 @@ impl Lane {
         if serving(&standing).is_some() && serving(&standing) != serving(&self.standing) {
             self.takes();
         }
+        // What was asked for had come, and is gone: a failover has taken it back with the revision that it made.
+        if serving(&standing).is_some() && matches!(self.standing, Standing::Ended { .. } | Standing::Paused(_)) {
+            for asked in [&mut self.gone_at, &mut self.pause_asked_at] {
+                asked.take_if(|revision| Some(*revision) == serving(&standing));
+            }
+        }
         self.paused = match &standing {
             Standing::Paused(endpoint) => match &endpoint.status {
                 EndpointState::Paused(mark) => Some(mark.clone()),

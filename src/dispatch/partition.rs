@@ -46,6 +46,7 @@ use crate::{
         partition::{Mode, UnknownMode},
         quota::Quotas,
         retry::RetryPolicy,
+        stamped::Stamped,
         traceparent::Traceparent,
     },
     store::protocol::{
@@ -155,8 +156,9 @@ pub trait Directory {
 pub struct RegistryView {
     /// None until there is a registry.
     pub id: Option<String>,
-    /// All changes of the registry up to this version are in the snapshot. It only grows.
-    pub version: u64,
+    /// All changes of the registry up to this one are in the snapshot. Where a failover has taken some back it is another one, and may
+    /// have a smaller version or the same.
+    pub last: Stamped,
     /// The snapshot is what the registry holds: the registry has not vanished, and at least the account of every endpoint
     /// in it could be read.
     pub is_certain: bool,

@@ -22,9 +22,13 @@ struct Known {
     /// Another registry, without any endpoint, is in its place.
     is_another: std::cell::Cell<bool>,
     /// Of the snapshot, and of the registry itself.
-    version: std::cell::Cell<u64>,
-    redis_version: std::cell::Cell<u64>,
+    last: std::cell::Cell<Stamped>,
+    redis_last: std::cell::Cell<Stamped>,
     is_paused: std::cell::Cell<bool>,
+}
+
+fn change(version: u64, stamp: u64) -> Stamped {
+    Stamped { version, stamp }
 }
 
 impl Known {
@@ -54,7 +58,7 @@ impl Directory for &Known {
         let id = if self.is_another.get() { "another" } else { "reg" };
         RegistryView {
             id: Some(id.to_owned()),
-            version: self.version.get(),
+            last: self.last.get(),
             is_certain: true,
             is_paused: self.is_paused.get(),
         }
@@ -116,7 +120,7 @@ fn drive(partition: &mut Partition<&Known>, model: &mut Model, now: u64) -> usiz
 fn drive_at(partition: &mut Partition<&Known>, model: &mut Model, now: u64, redis_ms: u64) -> usize {
     model.now_ms = redis_ms;
     partition.compare_clocks(now, redis_ms);
-    model.registry_version = Some(partition.directory().redis_version.get());
+    model.registry_last = Some(partition.directory().redis_last.get());
     let mut calls = 0;
     while let Some(call) = partition.next_call(now) {
         let answer = model.call(&call);
@@ -258,7 +262,8 @@ fn what_the_owner_before_left_is_not_judged_by_a_snapshot_that_is_behind() {
         drive(&mut before, &mut model, 11);
         assert_eq!(model.claimed.len(), 1);
 
-        let known = Known { endpoint: behind.map(Arc::new).into(), redis_version: 1.into(), ..Known::default() };
+        let known =
+            Known { endpoint: behind.map(Arc::new).into(), redis_last: change(1, 1).into(), ..Known::default() };
         let mut after = partition(&known);
         while let Some(call) = after.next_call(12) {
             after.answered(12, model.call(&call));
@@ -267,7 +272,7 @@ fn what_the_owner_before_left_is_not_judged_by_a_snapshot_that_is_behind() {
         assert!(after.next_attempt(12).is_none() && model.dead.is_empty());
         assert_eq!(model.records.len(), 1);
         *known.endpoint.borrow_mut() = Some(endpoint());
-        known.version.set(1);
+        known.last.set(change(1, 1));
         after.registry_confirmed(13);
         drive(&mut after, &mut model, 13);
         let send = after.next_attempt(13).unwrap();
@@ -281,7 +286,7 @@ fn what_the_owner_before_left_is_not_judged_by_a_snapshot_that_is_behind() {
 #[test]
 fn an_account_without_endpoint_is_one_only_if_the_registry_says_so_after_the_read() {
     let known = Known::default();
-    known.redis_version.set(1);
+    known.redis_last.set(change(1, 1));
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
@@ -289,7 +294,7 @@ fn an_account_without_endpoint_is_one_only_if_the_registry_says_so_after_the_rea
     assert!(partition.next_attempt(10).is_none());
     assert!(model.stream.groups[GROUP].pending.contains_key(&entry(1)));
     *known.endpoint.borrow_mut() = Some(endpoint());
-    known.version.set(1);
+    known.last.set(change(1, 1));
     partition.registry_confirmed(12);
     drive(&mut partition, &mut model, 12);
     assert!(partition.next_attempt(12).is_some());
@@ -297,26 +302,32 @@ fn an_account_without_endpoint_is_one_only_if_the_registry_says_so_after_the_rea
 
 #[test]
 fn an_entry_accepted_after_a_change_goes_to_the_endpoint_as_it_was_changed() {
-    let known = Known::with_endpoint();
-    let (mut partition, mut model) = (partition(&known), Model::default());
-    publish(&mut model, 1);
-    drive(&mut partition, &mut model, 10);
-    let first = partition.next_attempt(10).unwrap();
-    partition.attempted(10, first.token, delivered());
-    // The change is answered, an entry is accepted, and the snapshot has heard of neither.
-    known.redis_version.set(1);
-    publish(&mut model, 2);
-    partition.woken(EntryId::MAX, true, false);
-    drive(&mut partition, &mut model, 12);
-    assert!(partition.next_attempt(12).is_none(), "it would go to the URL that was");
-    assert!(partition.take_errands().contains(&Errand::ConfirmRegistry));
-    let moved = Endpoint { url: "https://moved.example/".to_owned(), revision: 2, ..(*endpoint()).clone() };
-    *known.endpoint.borrow_mut() = Some(Arc::new(moved));
-    known.version.set(1);
-    // Before the news of the change has come to the lane.
-    partition.registry_confirmed(13);
-    drive(&mut partition, &mut model, 13);
-    assert_eq!(partition.next_attempt(13).unwrap().endpoint.url, "https://moved.example/");
+    // The next change; one that came in the place of what a failover has taken back; one after several that are gone.
+    let seen = [change(0, 0), change(1, 1), change(2, 2)];
+    for (seen, last) in seen.into_iter().zip([change(1, 1), change(1, 2), change(1, 3)]) {
+        let known = Known::with_endpoint();
+        known.last.set(seen);
+        known.redis_last.set(seen);
+        let (mut partition, mut model) = (partition(&known), Model::default());
+        publish(&mut model, 1);
+        drive(&mut partition, &mut model, 10);
+        let first = partition.next_attempt(10).unwrap();
+        partition.attempted(10, first.token, delivered());
+        // The change is answered, an entry is accepted, and the snapshot has heard of neither.
+        known.redis_last.set(last);
+        publish(&mut model, 2);
+        partition.woken(EntryId::MAX, true, false);
+        drive(&mut partition, &mut model, 12);
+        assert!(partition.next_attempt(12).is_none(), "it would go to the URL that was: {seen}, {last}");
+        assert!(partition.take_errands().contains(&Errand::ConfirmRegistry));
+        let moved = Endpoint { url: "https://moved.example/".to_owned(), revision: 2, ..(*endpoint()).clone() };
+        *known.endpoint.borrow_mut() = Some(Arc::new(moved));
+        known.last.set(last);
+        // Before the news of the change has come to the lane.
+        partition.registry_confirmed(13);
+        drive(&mut partition, &mut model, 13);
+        assert_eq!(partition.next_attempt(13).unwrap().endpoint.url, "https://moved.example/");
+    }
 }
 
 #[test]
@@ -346,7 +357,7 @@ fn what_was_delivered_is_remembered_for_as_long_as_its_entry_cannot_be_read_agai
 #[test]
 fn a_confirmation_older_than_the_read_is_not_believed() {
     let known = Known::default();
-    known.redis_version.set(1);
+    known.redis_last.set(change(1, 1));
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);

@@ -49,6 +49,8 @@ pub mod sample;
 pub mod sealing;
 pub mod sequence;
 pub mod signing;
+#[cfg(feature = "dispatcher")]
+pub mod stamped;
 pub mod text;
 #[cfg(feature = "dispatcher")]
 pub mod token;

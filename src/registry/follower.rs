@@ -1,7 +1,11 @@
 //! The task that keeps the snapshot up to date: looks at the feed whenever it may have something, at least twice a second.
 //! Never gives up: a failure ends both connections, and the next try makes new ones.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -12,6 +16,7 @@ use crate::{
     facts::{
         endpoint::{Endpoint, Mark},
         id::EndpointId,
+        stamped::Stamped,
     },
     keyring::Keyring,
     store::{
@@ -85,24 +90,26 @@ async fn follow(shared: &Shared, redis: &Redis, failures: &mut u32) -> RegistryE
 fn followed_version(shared: &Shared) -> Option<u64> {
     let snapshot = shared.read();
     let position = snapshot.position().filter(|_| !snapshot.is_absent());
-    position.map(|position| position.version)
+    position.map(|position| position.last.version)
 }
 
 /// Brings the snapshot up to date, then answers everyone who asked before this look began.
 async fn look(shared: &Shared, store: &mut RegistryStore, keyring: &Keyring) -> Result<(), RegistryError> {
-    let asked = shared.asked.load(std::sync::atomic::Ordering::SeqCst);
+    let asked = shared.asked.load(Ordering::SeqCst);
     loop {
         // Noted before anything is read: keys that change meanwhile are seen at the next look.
         let keys = keyring.changes();
-        if shared.keys.swap(keys, std::sync::atomic::Ordering::SeqCst) != keys && !shared.read().is_absent() {
-            reload(shared, store).await?;
+        if shared.keys.swap(keys, Ordering::SeqCst) != keys && !shared.read().is_absent() {
+            reload(shared, store, false).await?;
         }
         let known = shared.read().position().cloned();
         match store.news(known.as_ref()).await? {
             News::NoRegistry => lose(shared, "Redis has no registry"),
             News::Damaged(why) => lose(shared, &why),
-            News::Gap(..) => reload(shared, store).await?,
-            News::Changes { changes, .. } if changes.contains(&FeedChange::Reset) => reload(shared, store).await?,
+            News::Gap { is_back, .. } => reload(shared, store, is_back).await?,
+            News::Changes { changes, .. } if changes.contains(&FeedChange::Reset) => {
+                reload(shared, store, false).await?;
+            }
             News::Changes { position, pause, changes } => {
                 let has_moved = known.as_ref() != Some(&position);
                 shared.apply(position, pause, changes);
@@ -126,7 +133,7 @@ fn lose(shared: &Shared, why: &str) {
         return;
     }
     match shared.read().position() {
-        Some(Position { id, version }) => error!(
+        Some(Position { id, last: Stamped { version, .. } }) => error!(
             reason = why,
             "the registry {id} of endpoints, at version {version}, has vanished: the last known endpoints stay, nothing new is read; import a backup"
         ),
@@ -135,7 +142,8 @@ fn lose(shared: &Shared, why: &str) {
     shared.tell(Change::Reset);
 }
 
-async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), RegistryError> {
+/// `is_back`: what was known has been taken back.
+async fn reload(shared: &Shared, store: &mut RegistryStore, is_back: bool) -> Result<(), RegistryError> {
     let began = clock::now();
     let loaded = store.load().await;
     telemetry::ended(CallKind::Registry, clock::now().saturating_duration_since(began));
@@ -154,7 +162,7 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
     let unreadable = loaded.unreadable.len();
     // Everything slow, including dropping the old maps, happens outside the lock.
     let fresh = Snapshot::new(loaded, &shared.read());
-    let (id, version) = (fresh.id().cloned(), fresh.version());
+    let (id, version) = (fresh.id().cloned(), fresh.last().version);
     let endpoints = match unreadable {
         0 => format!("{} endpoints", fresh.len()),
         n => format!("{} endpoints, and {n} that cannot be read", fresh.len()),
@@ -164,6 +172,13 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
     match old.id() {
         Some(before) if Some(before) != id.as_ref() => {
             warn!("Redis has another registry than {before}; loaded {registry}, at version {version} with {endpoints}")
+        }
+        Some(_) if is_back => {
+            let had = old.last().version;
+            shared.taken_back.fetch_add(1, Ordering::Relaxed);
+            warn!(
+                "Redis has lost changes of the registry {registry}, version {had} among them, as a failover does it; loaded version {version} with {endpoints}: look whether what was changed last is there"
+            )
         }
         _ => info!("loaded the registry {registry} at version {version} with {endpoints}"),
     }

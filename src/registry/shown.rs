@@ -1,11 +1,14 @@
 //! What a page of metrics shows of the registry. Counted when the page is asked for, on the thread that makes it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
 use super::Registry;
@@ -73,6 +76,9 @@ impl Collector for Shown {
         let help = "1 while an operator has stopped all sending, else 0.";
         let paused = encoder.encode_descriptor("sending_paused", help, None, MetricType::Gauge)?;
         ConstGauge::new(u64::from(self.0.paused_all().is_some())).encode(paused)?;
+        let help = "How often changes of the registry that were known here were lost in Redis, and all was loaded anew";
+        let taken_back = encoder.encode_descriptor("registry_taken_back", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.0.shared.taken_back.load(Ordering::Relaxed)).encode(taken_back)?;
         let counts = self.0.counts();
         let endpoints = [
             ("enabled", counts.enabled),

@@ -11,6 +11,7 @@ use crate::{
         endpoint::{Endpoint, Mark},
         id::{AccountId, EndpointId, RegistryId},
         sealing::KeyId,
+        stamped::Stamped,
     },
     store::registry::{
         Unreadable,
@@ -115,8 +116,8 @@ impl Snapshot {
         self.position.as_ref().map(|position| &position.id)
     }
 
-    pub(super) fn version(&self) -> u64 {
-        self.position.as_ref().map_or(0, |position| position.version)
+    pub(super) fn last(&self) -> Stamped {
+        self.position.as_ref().map_or(Stamped::default(), |position| position.last)
     }
 
     pub(super) fn pause(&self) -> Option<&Mark> {
@@ -188,6 +189,10 @@ impl Snapshot {
         let is_new = self.pause != pause;
         self.pause = pause;
         is_new
+    }
+
+    pub(super) fn is_present(&self) -> bool {
+        self.presence == Presence::Present
     }
 
     pub(super) fn is_absent(&self) -> bool {

@@ -794,7 +794,7 @@ impl SharedConnection {
         let mut state = self.state.lock().await;
         let now = clock::now();
         let is_fresh = state.used.replace(now).is_some_and(|used| now < used + PROVEN_FOR);
-        if let Some(connection) = &mut state.connection {
+        if let Some(connection) = state.connection.as_mut().filter(|connection| !connection.is_over()) {
             // One that has ended meanwhile tells so only when it is used, and whoever uses it would be told that Redis is away.
             if is_fresh || answers(&mut connection.wire).await {
                 return Ok((connection.clone(), state.made));

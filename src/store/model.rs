@@ -26,6 +26,7 @@ use crate::facts::{
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId, OperationId},
     letter::LetterFacts,
     partition::Mode,
+    stamped::Stamped,
     traceparent::MAX_TRACEPARENT_BYTES,
 };
 
@@ -52,9 +53,8 @@ pub struct Model {
     pub next: Option<Lease>,
     pub cursor: Option<EntryId>,
     pub registry: Option<String>,
-    /// The registry's own version: the registry has keys of its own, and a read returns the version as it is after the
-    /// read.
-    pub registry_version: Option<u64>,
+    /// The registry's own last change: the registry has keys of its own, and a read returns what is so after the read.
+    pub registry_last: Option<Stamped>,
     pub records: BTreeMap<DeliveryId, Bytes>,
     pub due: BTreeMap<DeliveryId, u64>,
     pub claimed: BTreeSet<DeliveryId>,
@@ -458,7 +458,7 @@ impl Model {
                 break;
             }
         }
-        Answer::Entries { entries, now_ms: self.now_ms, registry: self.registry_version }
+        Answer::Entries { entries, now_ms: self.now_ms, registry: self.registry_last }
     }
 
     fn asked(&self, deliveries: &[Question], suspect: bool) -> Answer {

@@ -22,6 +22,7 @@ use crate::facts::{
     delivery::Chain,
     event::MAX_EVENT_BYTES,
     id::{DeliveryId, EndpointId, IntentId},
+    stamped::Stamped,
     traceparent::{MAX_TRACEPARENT_BYTES, Traceparent},
 };
 
@@ -66,13 +67,12 @@ impl PartitionStore {
         let malformed = |why| Failure::Malformed(format!("the answer to {} is malformed: {why}", call_name(call)));
         if let Call::Read { .. } = call {
             // The registry has a slot of its own, so no script of the partition can see it.
-            let version = redis::cmd("HGET").arg(RegistryKeys::META).arg("version").to_owned();
-            let read = connection.run_then::<Value, Option<u64>>(subject, &script, &version).await;
-            let (value, version) = read.map_err(failure)?;
+            let last = redis::cmd("HMGET").arg(RegistryKeys::META).arg("version").arg("stamp").to_owned();
+            let read = connection.run_then::<Value, (Option<u64>, Option<String>)>(subject, &script, &last).await;
+            let (value, last) = read.map_err(failure)?;
+            let last = last.and_then(|(version, note)| Some(Stamped::noted(version?, note.as_deref())));
             return match decode::answer(call, value).map_err(malformed)? {
-                Answer::Entries { entries, now_ms, .. } => {
-                    Ok(Answer::Entries { entries, now_ms, registry: version.flatten() })
-                }
+                Answer::Entries { entries, now_ms, .. } => Ok(Answer::Entries { entries, now_ms, registry: last }),
                 other => Ok(other),
             };
         }

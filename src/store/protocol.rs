@@ -13,6 +13,7 @@ use crate::facts::{
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId, OperationId},
     letter::LetterFacts,
     partition::{Mode, UnknownMode},
+    stamped::Stamped,
 };
 
 /// The group that Herald reads with, and the one consumer name that every owner uses.
@@ -504,9 +505,9 @@ pub enum Answer {
     Entries {
         entries: Vec<Entry>,
         now_ms: u64,
-        /// The registry's version, read after the entries: an owner with an older snapshot does not know yet to whom
-        /// they are owed. None if there is no registry, or none that can be asked.
-        registry: Option<u64>,
+        /// The registry's last change, read after the entries: an owner whose snapshot has another one does not know yet to
+        /// whom they are owed. None if there is no registry, or none that can be asked.
+        registry: Option<Stamped>,
     },
     /// For the deliveries, in the order in which they were asked about.
     Asked {

@@ -1,9 +1,10 @@
 //! The registry of endpoints in Redis: create, update, remove, look up, pause everything. [`bulk`] moves whole registries,
-//! [`feed`] follows the changes. Never judges an endpoint's URL or settings: the caller has done so.
+//! [`feed`] follows the changes, [`confirming`] waits until replicas have them. Never judges an endpoint's URL or settings: the caller has done so.
 //!
 //! Every change says who makes it and why, has its own script, and gives the registry a larger version.
 
 pub mod bulk;
+pub mod confirming;
 pub mod feed;
 pub mod reseal;
 pub mod stored;
@@ -20,6 +21,7 @@ use crate::facts::{
     endpoint::{Endpoint, EndpointState, Mark, SEALED_SCHEMA},
     id::{AccountId, EndpointId, RegistryId},
     sealing::Ring,
+    stamped::Stamped,
 };
 
 /// Roughly how many changes the feed keeps: hours of busy administration, and a few MiB at most. A reader that is further
@@ -46,15 +48,15 @@ macro_rules! registry_script {
     };
 }
 
-registry_script!(PUT, "#!lua", "registry_change.lua", "registry_put.lua");
+registry_script!(PUT, "#!lua", "registry_stamp.lua", "registry_change.lua", "registry_put.lua");
 registry_script!(STAGE, "#!lua", "registry_stage.lua");
-registry_script!(RESEAL, "#!lua", "registry_change.lua", "registry_reseal.lua");
-registry_script!(SWITCH, "#!lua", "registry_change.lua", "registry_switch.lua");
+registry_script!(RESEAL, "#!lua", "registry_stamp.lua", "registry_change.lua", "registry_reseal.lua");
+registry_script!(SWITCH, "#!lua", "registry_stamp.lua", "registry_change.lua", "registry_switch.lua");
 // However full Redis is, anyone must be able to stop or remove something.
-registry_script!(PUT_STOPPED, "#!lua flags=allow-oom", "registry_change.lua", "registry_put.lua");
-registry_script!(REMOVE, "#!lua flags=allow-oom", "registry_change.lua", "registry_remove.lua");
-registry_script!(PAUSE, "#!lua flags=allow-oom", "registry_change.lua", "registry_pause.lua");
-registry_script!(CHANGES, "#!lua flags=no-writes", "registry_changes.lua");
+registry_script!(PUT_STOPPED, "#!lua flags=allow-oom", "registry_stamp.lua", "registry_change.lua", "registry_put.lua");
+registry_script!(REMOVE, "#!lua flags=allow-oom", "registry_stamp.lua", "registry_change.lua", "registry_remove.lua");
+registry_script!(PAUSE, "#!lua flags=allow-oom", "registry_stamp.lua", "registry_change.lua", "registry_pause.lua");
+registry_script!(CHANGES, "#!lua flags=no-writes", "registry_stamp.lua", "registry_changes.lua");
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -120,6 +122,8 @@ pub struct Page {
 #[derive(Clone)]
 pub struct RegistryStore {
     connection: Connection,
+    /// Something was written through this one.
+    has_changed: bool,
 }
 
 impl RegistryStore {
@@ -128,7 +132,7 @@ impl RegistryStore {
     }
 
     pub fn on(connection: Connection) -> Self {
-        Self { connection }
+        Self { connection, has_changed: false }
     }
 
     /// Adds a new endpoint, with revision 1. Returns it as it is stored.
@@ -137,16 +141,15 @@ impl RegistryStore {
         self.put("create", &PUT, endpoint, 0, None, mark).await
     }
 
-    /// The same, unless anything in the registry has changed since this version: for rules that bind endpoints to each other.
-    /// There is no registry yet at version 0.
+    /// The same, unless anything in the registry has changed since this change: for rules that bind endpoints to each other.
     pub async fn create_at(
         &mut self,
-        version: u64,
+        seen: Stamped,
         mut endpoint: Endpoint,
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
         endpoint.revision = 1;
-        self.put("create", &PUT, endpoint, 0, Some(version), mark).await
+        self.put("create", &PUT, endpoint, 0, Some(seen), mark).await
     }
 
     /// Replaces an endpoint. Its `revision` is the one that the caller saw; a change made since then wins. Returns the
@@ -155,19 +158,19 @@ impl RegistryStore {
         self.replace(None, endpoint, mark).await
     }
 
-    /// The same, unless anything in the registry has changed since this version.
+    /// The same, unless anything in the registry has changed since this change.
     pub async fn update_at(
         &mut self,
-        version: u64,
+        seen: Stamped,
         endpoint: Endpoint,
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
-        self.replace(Some(version), endpoint, mark).await
+        self.replace(Some(seen), endpoint, mark).await
     }
 
     async fn replace(
         &mut self,
-        version: Option<u64>,
+        last: Option<Stamped>,
         mut endpoint: Endpoint,
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
@@ -178,7 +181,7 @@ impl RegistryStore {
         endpoint.drop_expired_secrets(mark.at_ms);
         endpoint.settle_state();
         let script = if endpoint.status == EndpointState::Enabled { &PUT } else { &PUT_STOPPED };
-        self.put("update", script, endpoint, seen, version, mark).await
+        self.put("update", script, endpoint, seen, last, mark).await
     }
 
     /// Removes an endpoint. Without `seen` it goes whatever its revision is, even if it is unreadable.
@@ -186,7 +189,9 @@ impl RegistryStore {
         let revision = seen.map(|revision| revision.to_string()).unwrap_or_default();
         let call = change(&REMOVE, &[], None, mark).arg(id.as_str()).arg(revision);
         let answer = self.connection.run(Subject("remove the endpoint", id.as_str()), &call).await?;
-        verdict(answer, id, seen.unwrap_or_default())
+        verdict(answer, id, seen.unwrap_or_default())?;
+        self.has_changed = true;
+        Ok(())
     }
 
     pub async fn get(&mut self, id: &EndpointId) -> Result<Option<Endpoint>, RegistryError> {
@@ -250,6 +255,14 @@ impl RegistryStore {
         Ok(found)
     }
 
+    /// The last change, also of a damaged registry. The default if there is none.
+    pub(super) async fn last_change(&mut self) -> Result<Stamped, StoreError> {
+        let command = redis::cmd("HMGET").arg(RegistryKeys::META).arg("version").arg("stamp").to_owned();
+        let noted = self.connection.query("read the registry's version", &command).await?;
+        let (version, stamp): (Option<u64>, Option<String>) = noted;
+        Ok(Stamped::noted(version.unwrap_or(0), stamp.as_deref()))
+    }
+
     /// How many there are, also of those that cannot be read.
     pub async fn count(&mut self) -> Result<u64, StoreError> {
         let mut command = redis::cmd("HLEN");
@@ -270,11 +283,23 @@ impl RegistryStore {
     async fn switch_pause(&mut self, subject: &str, value: &[u8], mark: &Mark) -> Result<bool, RegistryError> {
         let answer: Vec<String> = self.connection.run(subject, &change(&PAUSE, &[], None, mark).arg(value)).await?;
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["ok", ..] => Ok(true),
+            ["ok", ..] => {
+                self.has_changed = true;
+                Ok(true)
+            }
             ["unchanged"] => Ok(false),
             ["damaged", why] => Err(RegistryError::Damaged(why.to_owned())),
             _ => Err(StoreError::unexpected(subject, format_args!("{answer:?}")).into()),
         }
+    }
+
+    /// Writes something that is gone a second later: replicas that have it have all that was written before.
+    pub async fn touch(&mut self) -> Result<(), StoreError> {
+        let staging = RegistryKeys::staging(&random_token());
+        let call = STAGE.keys(&[&staging]).arg(1).arg("nothing").arg("nothing");
+        self.connection.run::<u64>("write to the registry", &call).await?;
+        self.has_changed = true;
+        Ok(())
     }
 
     async fn put(
@@ -283,19 +308,20 @@ impl RegistryStore {
         script: &Script,
         mut endpoint: Endpoint,
         seen: u64,
-        version: Option<u64>,
+        last: Option<Stamped>,
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
         let ring = self.sealing_ring([&endpoint]).await?;
         endpoint.unsealed_values = if ring.sealing().is_some() { 0 } else { endpoint.secret_values() };
         let json = stored::write(&endpoint, &ring)?;
         let id = &endpoint.id;
-        let version = version.map(|version| version.to_string()).unwrap_or_default();
+        let last = last.map(|last| last.to_string()).unwrap_or_default();
         let call = change(script, &[], None, mark).arg(mode).arg(id.as_str()).arg(json).arg(seen).arg(SEALED_SCHEMA);
-        let call = call.arg(version);
+        let call = call.arg(last);
         let object = format!("the endpoint {id}");
         let answer = self.connection.run(Subject(mode, &object), &call).await?;
         verdict(answer, id, seen)?;
+        self.has_changed = true;
         Ok(endpoint)
     }
 
@@ -326,7 +352,7 @@ fn change<'a>(script: &'a Script, more_keys: &[&str], id: Option<&RegistryId>, m
     let mut keys = vec![RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES];
     keys.extend(more_keys);
     let id = id.map_or_else(|| format!("reg_{}", random_token()), RegistryId::to_string);
-    script.keys(&keys).arg(id).arg(&mark.by).arg(&mark.why).arg(mark.at_ms).arg(FEED_LENGTH)
+    script.keys(&keys).arg(id).arg(&mark.by).arg(&mark.why).arg(mark.at_ms).arg(FEED_LENGTH).arg(stamp())
 }
 
 fn verdict(answer: Vec<String>, id: &EndpointId, seen: u64) -> Result<(), RegistryError> {
@@ -345,6 +371,11 @@ fn verdict(answer: Vec<String>, id: &EndpointId, seen: u64) -> Result<(), Regist
 
 fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and lists of them are always JSON")
+}
+
+/// Of one change. Of several in one step they have it in common; their versions differ.
+fn stamp() -> String {
+    format!("{:016x}", rand::random::<u64>().max(1))
 }
 
 /// 128 random bits as hex: no two such tokens are ever equal.

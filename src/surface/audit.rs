@@ -18,8 +18,8 @@ use crate::{
 impl Judged for anyhow::Error {
     fn verdict(&self) -> Verdict {
         match code_of(self) {
-            // Nobody reads its output; the act is done.
-            ExitCode::Done => Verdict::Done,
+            // Nobody reads its output, or replicas are late; the act is done.
+            ExitCode::Done | ExitCode::Unconfirmed => Verdict::Done,
             ExitCode::Usage | ExitCode::NotFound | ExitCode::Refused => Verdict::Refused,
             ExitCode::Failed | ExitCode::Unanswered | ExitCode::Partly | ExitCode::Broken => Verdict::Failed,
         }

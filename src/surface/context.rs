@@ -17,7 +17,7 @@ use crate::{
         connection::{Connection, Purpose, Redis},
         keys::PartitionKeys,
         queries::Partitions,
-        registry::RegistryStore,
+        registry::{RegistryStore, confirming::Confirming},
     },
 };
 
@@ -92,6 +92,11 @@ impl Context {
 
     pub async fn registry(&self) -> anyhow::Result<RegistryStore> {
         Ok(RegistryStore::on(self.connect().await?))
+    }
+
+    /// The registry, to change it.
+    pub fn changing(&self) -> anyhow::Result<Confirming> {
+        Ok(Confirming::new(&self.redis()?, app::replicas(&self.config)))
     }
 
     /// All partitions of the stream, to look at. What a verb says of them it ends with [`of_those_that_answer`](super::of_those_that_answer).

@@ -14,7 +14,7 @@ use crate::{
         keys::KeyError,
         operations::OperationError,
         queries::Partitions,
-        registry::{RegistryError, bulk::BulkError},
+        registry::{RegistryError, bulk::BulkError, confirming::Confirmation},
     },
 };
 
@@ -27,6 +27,7 @@ Exit codes:
     3  what was asked for does not exist
     4  refused: a value, a state, a signature or a missing yes stands against it; nothing was changed
     5  asked, but nobody answered: no worker owns the partition
+    6  stored, and not known to its replicas: a failover may take it back, stderr says what to do
     7  done as far as Redis answers: a partition did not, stderr names it, and what is in it is missing
    99  a load test found a broken promise or a threshold that was not kept
   130  interrupted (as shells report it)
@@ -48,6 +49,7 @@ pub enum ExitCode {
     NotFound = 3,
     Refused = 4,
     Unanswered = 5,
+    Unconfirmed = 6,
     Partly = 7,
     Broken = 99,
 }
@@ -70,6 +72,8 @@ pub enum VerbError {
     #[error("{0}")]
     Unanswered(String),
     #[error("{0}")]
+    Unconfirmed(String),
+    #[error("{0}")]
     Partly(String),
     #[error("{0}")]
     Broken(String),
@@ -82,6 +86,7 @@ impl VerbError {
             Self::NotFound(_) => ExitCode::NotFound,
             Self::Refused(_) => ExitCode::Refused,
             Self::Unanswered(_) => ExitCode::Unanswered,
+            Self::Unconfirmed(_) => ExitCode::Unconfirmed,
             Self::Partly(_) => ExitCode::Partly,
             Self::Broken(_) => ExitCode::Broken,
         }
@@ -190,6 +195,18 @@ fn code_of_store(error: &StoreError) -> ExitCode {
         | StoreError::Denied { .. }
         | StoreError::Other { .. } => ExitCode::Failed,
     }
+}
+
+/// How a verb ends that has changed the registry and shown what came of it.
+pub fn of_confirmed(confirmation: &Confirmation) -> anyhow::Result<()> {
+    if confirmation.is_enough() {
+        return Ok(());
+    }
+    let text = format!(
+        "it is stored, but no replica is known to have it ({confirmation}): a failover now may take it back. See to the replicas \
+         (`herald doctor`); once they follow their master, look whether it is there, and do it again if it is not"
+    );
+    Err(VerbError::Unconfirmed(text).into())
 }
 
 /// How a verb ends that has looked at all partitions. Where one of them did not answer, the rest was shown, and nobody can say that

@@ -21,7 +21,7 @@ pub use crate::view::words;
 pub use self::{
     audit::audited,
     context::{Context, Globals},
-    error::{OutputClosed, VerbError, message_of, of_those_that_answer},
+    error::{OutputClosed, VerbError, message_of, of_confirmed, of_those_that_answer},
     output::{Format, List, Output, cell, even_unread, json_line, note, tell},
     words::{instant, when},
 };

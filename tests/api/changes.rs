@@ -6,8 +6,9 @@ use herald::{facts::endpoint::Mark, store::registry::RegistryStore};
 use serde_json::{Value, json};
 
 use crate::{
-    house::{ADMIN, House, NOWHERE},
+    house::{ADMIN, Answer, House, NOWHERE},
     support::until,
+    visitor::Visitor,
 };
 
 #[tokio::test]
@@ -260,4 +261,64 @@ async fn of_several_letters_each_has_its_result_also_for_a_merchant() {
         sent.body["items"].as_array().unwrap().iter().filter(|item| item["result"] == "refused").collect();
     assert_eq!(refused.len(), 2);
     assert_eq!(refused[0]["why"], refused[1]["why"], "what is another account's is not there");
+}
+
+/// There is no replica, so none confirms anything.
+#[tokio::test]
+async fn what_replicas_have_not_confirmed_is_stored_and_said_to_be_no_more() {
+    let house = House::careful().await;
+    let wanted = json!({"account": "acc_9", "url": NOWHERE});
+    let unconfirmed = |answer: &Answer| {
+        let durability = &answer.body["durability"];
+        assert_eq!((answer.status, &durability["confirmed"]), (202, &json!(0)), "{}", answer.body);
+        assert_eq!((&durability["level"], &durability["replicas"]), (&json!("disk"), &json!(0)));
+    };
+    let made = house.post("/v1/endpoints", ADMIN, wanted.clone()).await;
+    unconfirmed(&made);
+    assert!(made.body["secret"].as_str().unwrap().starts_with("whsec_"), "{}", made.body);
+    let path = format!("/v1/endpoints/{}", made.body["id"].as_str().unwrap());
+    assert_eq!(house.get(&path, ADMIN).await["durability"], Value::Null);
+    let merchant = house.token_of("acc_9").await;
+    unconfirmed(&house.post("/v1/endpoints", &merchant, json!({"url": NOWHERE})).await);
+    let change = json!({"description": "till", "reason": "named"});
+    let patch = async || house.ask("PATCH", &path, Some(ADMIN), Some(&change)).await;
+    unconfirmed(&patch().await);
+    let again = patch().await;
+    assert_eq!((again.status, &again.body["durability"]), (200, &Value::Null), "nothing was changed");
+    let why = json!({"reason": "a test"});
+    for verb in ["pause", "resume", "rotate-secret", "disable", "enable"] {
+        unconfirmed(&house.post(&format!("{path}/{verb}"), ADMIN, why.clone()).await);
+    }
+    unconfirmed(&house.post("/v1/pause", ADMIN, why.clone()).await);
+    unconfirmed(&house.post("/v1/resume", ADMIN, why.clone()).await);
+    assert_eq!(house.post("/v1/resume", ADMIN, why.clone()).await.status, 200, "nothing was paused");
+    let deleted = house.ask("DELETE", &path, Some(ADMIN), Some(&why)).await;
+    unconfirmed(&deleted);
+    // Each is done as far as the audit log goes, and waited for once.
+    let acts = house.get("/v1/audit?limit=20", ADMIN).await;
+    let ends: Vec<&Value> = acts["items"].as_array().unwrap().iter().map(|act| &act["ended"]["result"]).collect();
+    assert!(ends.len() > 8 && ends.iter().all(|end| **end == "done"), "{acts}");
+    let stats: String = house.redis.command(&["INFO", "commandstats"]).await;
+    let waits = stats.lines().find(|line| line.starts_with("cmdstat_wait:")).unwrap();
+    assert!(waits.contains("calls=11,"), "{waits}");
+
+    let mut visitor = Visitor::signed_in(&house, ADMIN).await;
+    let back = visitor.post("/console/endpoints/ep_b/pause", &[("reason", "a test")]).await;
+    assert_eq!(back.status, 303, "{}", back.html);
+    let shown = visitor.get(back.place()).await.html;
+    assert!(shown.contains(r#"class="notice bad""#) && shown.contains("It is paused: its deliveries wait."), "{shown}");
+    assert!(shown.contains("no replica of Redis has confirmed it"), "{shown}");
+}
+
+#[tokio::test]
+async fn without_replicas_to_wait_for_an_answer_says_nothing_of_them() {
+    let house = House::start().await;
+    let made = house.post("/v1/endpoints", ADMIN, json!({"account": "acc_9", "url": NOWHERE})).await;
+    assert_eq!((made.status, &made.body["durability"]), (201, &Value::Null));
+    let stats: String = house.redis.command(&["INFO", "commandstats"]).await;
+    assert!(!stats.contains("cmdstat_wait:"), "{stats}");
+    let mut visitor = Visitor::signed_in(&house, ADMIN).await;
+    let back = visitor.post("/console/endpoints/ep_b/pause", &[("reason", "a test")]).await;
+    let shown = visitor.get(back.place()).await.html;
+    assert!(shown.contains(r#"class="notice good""#) && !shown.contains("replica"), "{shown}");
 }

@@ -67,6 +67,11 @@ impl House {
         Self::with(|given| setup(given).env("HERALD_HISTORY_URL", history)).await
     }
 
+    /// It waits for a replica that is not there.
+    pub async fn careful() -> Self {
+        Self::with(|setup| setup.env("HERALD_REDIS_WAIT", "1").env("HERALD_REDIS_WAIT_TIMEOUT", "20ms")).await
+    }
+
     async fn with(adapt: impl FnOnce(Setup) -> Setup) -> Self {
         let redis = staged().await;
         let setup = adapt(Setup::new(&redis.url()));

@@ -350,3 +350,28 @@ fn signs(seen: &Seen, secret: &SecretText) -> (bool, bool) {
     let standard = verify_standard(secret, &headers, &seen.body, now, tolerance).is_ok();
     (standard, verify_dojo(secret, &headers, &seen.body).is_ok())
 }
+
+/// There is no replica, so none confirms anything.
+#[tokio::test]
+async fn what_replicas_have_not_confirmed_is_answered_with_202() {
+    let careful = [("HERALD_REDIS_WAIT", "1"), ("HERALD_REDIS_WAIT_TIMEOUT", "20ms")];
+    let house = House::start_with([LOOPBACK, &careful].concat().leak()).await;
+    let merchant = house.merchant("acc_a");
+    let unconfirmed = json!({ "confirmed": 0 });
+    let (code, made) = merchant.post("/webhooks", &wanted(&[UPDATED])).await;
+    assert_eq!((code, &made["durability"]), (202, &unconfirmed), "{made}");
+    assert!(made["secrets"][0]["value"].as_str().unwrap().starts_with("whsec_"), "{made}");
+    let path = of(&made);
+    let (code, changed) = merchant.patch(&path, &json!({ "description": "till" })).await;
+    assert_eq!((code, &changed["durability"], &changed["description"]), (202, &unconfirmed, &json!("till")));
+    let (code, same) = merchant.patch(&path, &json!({ "description": "till" })).await;
+    assert_eq!((code, &same["durability"]), (200, &Value::Null), "nothing was changed");
+    let (code, added) = merchant.ask("POST", &format!("{path}/secrets")).await;
+    assert_eq!((code, &added["durability"]), (202, &unconfirmed), "{added}");
+    let second = added["secrets"][1]["id"].as_str().unwrap();
+    let activated = merchant.ask("PUT", &format!("{path}/secrets/{second}/activate")).await;
+    assert_eq!(activated, (202, json!({ "durability": unconfirmed })));
+    assert_eq!(merchant.ask("DELETE", &path).await, (202, json!({ "durability": unconfirmed })));
+    assert_eq!(merchant.get("/webhooks").await, (200, json!([])));
+    house.end().await;
+}

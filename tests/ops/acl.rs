@@ -30,8 +30,9 @@ use herald::{
         intents::ClockChange,
         protocol::{Answer, Asked, Call, Item, Known, LookFrom, Place, ReadFrom, Recorded, RequestKind, Settlement},
         queries::{DeadFilter, DeadKey, DeadOrder, DeadRange, LogFilter, Outcome, Queries, RedisSettings},
-        registry::{RegistryStore, feed::ChangeWait},
+        registry::{RegistryStore, confirming::Confirming, feed::ChangeWait},
         requests::Requests,
+        routing::Replicas,
         wakeup::Wakeup,
         watch::gauges,
     },
@@ -139,6 +140,9 @@ async fn payment_intents(redis: &Redis, operator: &Redis) {
     subscriptions(redis, &account).await;
 }
 
+/// There is no replica, but one is waited for.
+const CAREFUL: Replicas = Replicas { wanted: Some(1), timeout: Duration::from_millis(1) };
+
 /// Everything that merchants do with endpoints of their own.
 async fn subscriptions(redis: &Redis, account: &AccountId) {
     let (registry, cancel) = (Registry::new(), CancellationToken::new());
@@ -146,7 +150,7 @@ async fn subscriptions(redis: &Redis, account: &AccountId) {
     let loopback = AddressGuard::new(false, &["127.0.0.0/8".parse().unwrap()]);
     let rules = Rules::new(loopback, RetryPolicy::try_new(RetrySettings::default()).unwrap());
     let audits = Audits { merchants: audit(redis.clone(), Surface::Http), own: audit(redis.clone(), Surface::Worker) };
-    let subscriptions = Subscriptions::new(redis.clone(), keys(), registry, rules, audits);
+    let subscriptions = Subscriptions::new(redis.clone(), keys(), registry, rules, audits, CAREFUL);
     let caller = Caller { account: account.clone(), is_read_only: false, key: "0123456789ab".to_owned() };
     let wanted = Wanted {
         keeper: Keeper::Merchant,
@@ -155,8 +159,9 @@ async fn subscriptions(redis: &Redis, account: &AccountId) {
         description: String::new(),
         schemes: vec![Scheme::Standard],
     };
-    let (made, _) = subscriptions.create(&caller, wanted).await.unwrap();
-    let (_, secret) = subscriptions.add_secret(&caller, &made.id).await.unwrap();
+    let (made, _, confirmation) = subscriptions.create(&caller, wanted).await.unwrap();
+    assert!(confirmation.to_string().starts_with("0 of 1 replicas"), "{confirmation}");
+    let (_, secret, _) = subscriptions.add_secret(&caller, &made.id).await.unwrap();
     let changes = Changes { description: Some("till 7".to_owned()), ..Changes::default() };
     subscriptions.change(&caller, &made.id, &changes).await.unwrap();
     subscriptions.activate(&caller, &made.id, &secret.name()).await.unwrap();
@@ -284,7 +289,7 @@ async fn workers_looks(redis: &Redis) {
     store.update(endpoint, &mark()).await.unwrap();
     store.news(Some(&loaded.position)).await.unwrap();
     let mut wait = ChangeWait::connect(redis).await.unwrap();
-    wait.wait(loaded.position.version, Duration::from_millis(1)).await.unwrap();
+    wait.wait(loaded.position.last.version, Duration::from_millis(1)).await.unwrap();
 }
 
 async fn registry(redis: &Redis) {
@@ -293,7 +298,9 @@ async fn registry(redis: &Redis) {
     store.update(made, &mark()).await.unwrap();
     let export = store.export(1).await.unwrap();
     store.import(export.endpoints, None, &mark()).await.unwrap();
-    store.pause_all(&mark()).await.unwrap();
+    let careful = Confirming::new(redis, CAREFUL);
+    let ((), confirmation) = careful.change(async |store| store.pause_all(&mark()).await).await.unwrap();
+    assert!(confirmation.to_string().starts_with("0 of 1 replicas"), "{confirmation}");
     store.resume_all(&mark()).await.unwrap();
     store.get(&endpoint_id("ep_a")).await.unwrap();
     store.create(endpoint("ep_b", "acc_1", "https://b.example/"), &mark()).await.unwrap();

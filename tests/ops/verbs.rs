@@ -366,3 +366,46 @@ async fn a_deletion_waits_until_what_was_accepted_before_is_a_dead_letter() {
     let mut queries = queries(&redis).await;
     until("the letter", async || queries.count_dead(&everything).await.unwrap() == 1).await;
 }
+
+/// There is no replica, so none confirms anything.
+#[tokio::test]
+async fn a_change_that_no_replica_has_confirmed_is_stored_and_ends_with_a_code_of_its_own() {
+    let redis = stage(Vec::new(), Vec::new()).await;
+    let careful = |words: &[&str]| {
+        let wait = ["--set", "redis.wait=1", "--set", "redis.wait_timeout=20ms"];
+        let output = herald(&redis, &[words, &wait[..]].concat());
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(6), "{words:?}: {said}");
+        assert!(said.contains("warning: it is stored, but no replica is known to have it (0 of 1"), "{said}");
+        said
+    };
+    let why = ["--reason", "a test"];
+    for verb in ["pause", "resume", "rotate-secret"] {
+        let said = careful(&[&["endpoint", verb, "ep_a"][..], &why].concat());
+        assert!(said.contains("ep_a"), "{said}");
+        assert_eq!(said.contains("whsec_"), verb == "rotate-secret", "{said}");
+    }
+    careful(&[&["endpoint", "update", "ep_a", "--max-in-flight", "3"][..], &why].concat());
+    careful(&[&["pause", "--all"][..], &why].concat());
+    careful(&[&["resume", "--all"][..], &why].concat());
+    let file = redis.folder().join("endpoints.json");
+    done(&redis, &["endpoint", "export", "--file", file.to_str().unwrap()]);
+    careful(&[&["endpoint", "import", file.to_str().unwrap(), "--yes"][..], &why].concat());
+    careful(&[&["endpoint", "disable", "ep_a", "--yes"][..], &why].concat());
+    let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
+    let stored = registry.get(&"ep_a".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((stored.max_in_flight, stored.secrets.len()), (3, 2));
+    // The act is done, whatever its replicas say.
+    let acts = done(&redis, &["audit", "list", "-o", "json"]);
+    assert!(
+        acts.contains("endpoint import") && !acts.contains(r#""failed""#) && !acts.contains(r#""refused""#),
+        "{acts}"
+    );
+    let stats: String = redis.command(&["INFO", "commandstats"]).await;
+    let waits = stats.lines().find(|line| line.starts_with("cmdstat_wait:")).unwrap();
+    assert!(waits.contains("calls=8,"), "{waits}");
+    // What changes nothing is known already.
+    let again =
+        herald(&redis, &["--set", "redis.wait=1", "endpoint", "disable", "ep_a", "--yes", "--reason", "a test"]);
+    assert!(again.status.success(), "{}", text(&again));
+}

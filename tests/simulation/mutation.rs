@@ -38,6 +38,7 @@ pub enum Mutation {
     FailureTakenForSuccess,
     BurialNotDurable,
     RegistryTakenForNew,
+    StampIgnored,
     SharesNotKept,
     DeferredForgotten,
     RecordsWeighedTwice,
@@ -60,7 +61,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -80,6 +81,7 @@ impl Mutation {
         Self::FailureTakenForSuccess,
         Self::BurialNotDurable,
         Self::RegistryTakenForNew,
+        Self::StampIgnored,
         Self::SharesNotKept,
         Self::DeferredForgotten,
         Self::RecordsWeighedTwice,
@@ -123,6 +125,9 @@ impl Mutation {
             Self::FailureTakenForSuccess => "a script that failed taken for one that ran",
             Self::BurialNotDurable => "a burial taken for durable while it is on its way",
             Self::RegistryTakenForNew => "a snapshot of the registry taken for as new as what was read",
+            Self::StampIgnored => {
+                "a version of the registry taken for the one that was seen, although its stamp is another"
+            }
             Self::SharesNotKept => "slow flights beyond an endpoint's share",
             Self::PlacesIgnored => "attempts begun before there is a place for them",
             Self::DeferredForgotten => "entries that were left in the stream never taken up again",
@@ -176,7 +181,7 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
             }
         }
         (Mutation::DeferredForgotten, Call::Read { from: ReadFrom::Pending(after), .. }) if *after != EntryId::ZERO => {
-            Ok(Answer::Entries { entries: Vec::new(), now_ms: model.now_ms, registry: model.registry_version })
+            Ok(Answer::Entries { entries: Vec::new(), now_ms: model.now_ms, registry: model.registry_last })
         }
         (Mutation::ClaimedNotMovedBack, Call::Recover { .. }) => {
             let claimed = model.claimed.clone();

@@ -147,6 +147,14 @@ pub enum Action {
         other: bool,
         for_ms: u64,
     },
+    /// A failover takes the last change of the registry back, a pause of this endpoint; and then another one, which makes the
+    /// other endpoint, gets its version.
+    RegistrySetBack {
+        paused: usize,
+        made: usize,
+        /// After the pause.
+        after_ms: u64,
+    },
     Trim,
     /// Somebody deletes the stream, and the first entries of the new one have ids that quarantined ones had.
     StreamAnew,
@@ -303,8 +311,29 @@ impl Plan {
         plan.with_operations();
         plan.with_clean_stops();
         plan.with_a_lock();
+        plan.with_a_registry_set_back();
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    /// In one run of 8 a change of the registry is lost, and the next one is given its version.
+    fn with_a_registry_set_back(&mut self) {
+        let mut chance = Chance::new(self.seed ^ 0x5e7_bac4);
+        if !chance.one_in(8) {
+            return;
+        }
+        let first = &self.endpoints[0];
+        let made = EndpointPlan { exists: false, ..first.clone() };
+        let intent = self.intents.iter().position(|account| *account == made.account);
+        self.endpoints.push(made);
+        let (at, after_ms) = (chance.below(ACTIVE_MS - 500), chance.within(5, 300));
+        let paused = chance.below(self.endpoints.len() as u64 - 1) as usize;
+        self.actions.push((at, Action::RegistrySetBack { paused, made: self.endpoints.len() - 1, after_ms }));
+        // What comes right behind it is owed to the endpoint that was made.
+        for _ in 0..chance.within(1, 5) {
+            let at = at + after_ms + chance.within(1, 120);
+            self.actions.extend(intent.map(|intent| (at, Action::Publish { intent, count: 2 })));
+        }
     }
 
     /// One run in 64 has an account whose events never pause, and others with more at once than they can take.

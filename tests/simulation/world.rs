@@ -38,6 +38,7 @@ use herald::{
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
         quota::{Quota, Quotas},
         retry::{DeadReason, RetryOverrides, RetryPolicy, RetrySettings},
+        stamped::Stamped,
     },
     store::{
         model::{Group, Model, Stream},
@@ -178,6 +179,11 @@ enum Event {
     RedisUp,
     PressureOver,
     RegistryBack,
+    RegistrySetBack {
+        before: Box<Registry>,
+        lost: Stamped,
+        made: usize,
+    },
     /// The next event of the steady account.
     Steady,
     Heal,
@@ -597,6 +603,7 @@ impl World {
             Event::RedisUp => self.is_down = false,
             Event::PressureOver => self.press(false),
             Event::RegistryBack => self.registry_comes_back(),
+            Event::RegistrySetBack { before, lost, made } => self.set_registry_back(*before, lost, made),
             Event::Steady => self.goes_on_steadily(),
             Event::Heal => self.heal(),
         }
@@ -635,6 +642,7 @@ fn addressee(event: &Event) -> Option<usize> {
         | Event::RedisUp
         | Event::PressureOver
         | Event::RegistryBack
+        | Event::RegistrySetBack { .. }
         | Event::Steady
         | Event::Meddle(_)
         | Event::Heal => None,

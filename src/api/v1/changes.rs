@@ -6,14 +6,16 @@ use axum::{
     Json,
     extract::{Path, State},
     http::StatusCode,
+    response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::{
     Api,
     access::{Caller, Keeper},
     endpoints::Seen,
+    events::Changed,
     request::{Body, CHANGED_MEANWHILE, ChangeRefusals, Reason, Refusals, named, of_rule, optional, reason, refused},
     settings::{CreateEndpoint, UpdateEndpoint},
 };
@@ -25,15 +27,25 @@ use crate::{
         endpoint::{Endpoint, EndpointState, Mark, Scheme},
         id::{AccountId, EndpointId},
         signing::{Kind, MIN_SECRET_CHARS, Secret, SecretText, rotated},
+        stamped::Stamped,
         token::Role,
     },
     http::problem::Problem,
     registry::rules::check_new_secrets,
-    store::registry::RegistryStore,
+    store::registry::{RegistryStore, confirming::Confirmation},
     view::endpoint::EndpointView,
 };
 
-type Answer<T> = Result<Json<T>, Problem>;
+/// What the answer to a change is where its replicas are late.
+#[derive(IntoResponses)]
+#[allow(dead_code)]
+enum Stored {
+    #[response(
+        status = 202,
+        description = "It is stored, and replicas have not confirmed it: a failover may take it back"
+    )]
+    Unconfirmed(Changed<EndpointView>),
+}
 
 /// Longest overlap of two secrets: a receiver that has not moved on by then never will.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
@@ -48,13 +60,9 @@ const MAX_ROUNDS: usize = 16;
 /// Register an endpoint. A secret that is made for it is in the answer, and never again.
 #[utoipa::path(
     post, path = "/v1/endpoints", tag = "Endpoints", request_body = CreateEndpoint,
-    responses((status = 201, body = EndpointView), Refusals, ChangeRefusals)
+    responses((status = 201, body = EndpointView), Stored, Refusals, ChangeRefusals)
 )]
-pub async fn create(
-    State(api): State<Api>,
-    Keeper(caller): Keeper,
-    body: Body,
-) -> Result<(StatusCode, Json<EndpointView>), Problem> {
+pub async fn create(State(api): State<Api>, Keeper(caller): Keeper, body: Body) -> Result<Response, Problem> {
     let request = body.read(&api.0.schemas.create)?;
     let account = caller.narrowed(optional::<AccountId>("account", request.account.as_ref())?)?;
     let account = account.ok_or_else(|| Problem::fault("account", "is missing: whose endpoint is it?"))?;
@@ -86,27 +94,27 @@ pub async fn create(
     check_secret(&endpoint)?;
     api.check_with_url(&caller, &endpoint).await?;
     let begun = about(caller.begun(&api, Act::EndpointCreate, &why), &endpoint);
-    let created = if caller.role == Role::Merchant {
+    let (created, confirmation) = if caller.role == Role::Merchant {
         api.create_for_merchant(begun, &endpoint, &mark).await?
     } else {
-        let create = async |_: &mut _| api.with_registry(async |store| store.create(endpoint, &mark).await).await;
+        let create = async |_: &mut _| api.change_registry(async |store| store.create(endpoint, &mark).await).await;
         api.0.audit.audited(begun, create).await?
     };
     let view = EndpointView::of(&created, made.as_ref(), caller.viewer(), clock::wall_ms());
-    Ok((StatusCode::CREATED, Json(view)))
+    api.changed(StatusCode::CREATED, view, &confirmation).await
 }
 
 /// Change settings of an endpoint.
 #[utoipa::path(
     patch, path = "/v1/endpoints/{endpoint}", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = UpdateEndpoint, responses((status = 200, body = EndpointView), Refusals, ChangeRefusals)
+    request_body = UpdateEndpoint, responses((status = 200, body = EndpointView), Stored, Refusals, ChangeRefusals)
 )]
 pub async fn update(
     State(api): State<Api>,
     Keeper(caller): Keeper,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<EndpointView> {
+) -> Result<Response, Problem> {
     let request = body.read(&api.0.schemas.update)?;
     let why = reason(&request.reason)?;
     let before = api.endpoint(&caller, &named(&id)?).await?;
@@ -118,7 +126,7 @@ pub async fn update(
     };
     let after = changed(&before)?;
     if after == before {
-        return Ok(Json(caller.shown(&before)));
+        return Ok(Json(caller.shown(&before)).into_response());
     }
     if after.url != before.url {
         api.check_with_url(&caller, &after).await?;
@@ -126,82 +134,84 @@ pub async fn update(
     // Only the names of what changes: values may be secrets.
     let names = before.fields_that_differ(&after).join(", ");
     let begun = about(caller.begun(&api, Act::EndpointUpdate, &why), &before).target(names);
-    Ok(Json(caller.shown(&api.put(&caller, begun, after, &caller.mark(&why), changed).await?)))
+    let (updated, confirmation) = api.put(&caller, begun, after, &caller.mark(&why), changed).await?;
+    api.changed(StatusCode::OK, caller.shown(&updated), &confirmation).await
 }
 
 /// Remove an endpoint. It takes no more events at once, and is gone when what was accepted before is delivered or a dead letter.
 #[utoipa::path(
     delete, path = "/v1/endpoints/{endpoint}", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = Reason, responses((status = 202, body = EndpointView), Refusals, ChangeRefusals)
+    request_body = Reason, responses((status = 202, body = Changed<EndpointView>), Refusals, ChangeRefusals)
 )]
 pub async fn delete(
     State(api): State<Api>,
     Keeper(caller): Keeper,
     Path(id): Path<String>,
     body: Body,
-) -> Result<(StatusCode, Json<EndpointView>), Problem> {
+) -> Result<Response, Problem> {
     let seen = api.seen(&caller, &named(&id)?).await?;
-    let view = match seen.lock {
+    let (view, confirmation) = match seen.lock {
         Some(_) => api.remove_locked(&caller, &seen, &body).await?,
         None => api.disable(&caller, &id, &body, Act::EndpointDelete, |endpoint| endpoint.leaves = true).await?,
     };
-    Ok((StatusCode::ACCEPTED, Json(view)))
+    api.changed(StatusCode::ACCEPTED, view, &confirmation).await
 }
 
 /// Take no events; what is unfinished becomes dead letters.
 #[utoipa::path(
     post, path = "/v1/endpoints/{endpoint}/disable", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = Reason, responses((status = 200, body = EndpointView), Refusals, ChangeRefusals)
+    request_body = Reason, responses((status = 200, body = EndpointView), Stored, Refusals, ChangeRefusals)
 )]
 pub async fn disable(
     State(api): State<Api>,
     Keeper(caller): Keeper,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<EndpointView> {
-    api.disable(&caller, &id, &body, Act::EndpointDisable, |_| {}).await.map(Json)
+) -> Result<Response, Problem> {
+    let (view, confirmation) = api.disable(&caller, &id, &body, Act::EndpointDisable, |_| {}).await?;
+    api.changed(StatusCode::OK, view, &confirmation).await
 }
 
 /// Let its deliveries wait in its backlog.
 #[utoipa::path(
     post, path = "/v1/endpoints/{endpoint}/pause", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = Reason, responses((status = 200, body = EndpointView), Refusals, ChangeRefusals)
+    request_body = Reason, responses((status = 200, body = EndpointView), Stored, Refusals, ChangeRefusals)
 )]
 pub async fn pause(
     State(api): State<Api>,
     Keeper(caller): Keeper,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<EndpointView> {
-    api.switch(&caller, &id, &body, Act::EndpointPause).await.map(Json)
+) -> Result<Response, Problem> {
+    api.switch(&caller, &id, &body, Act::EndpointPause).await
 }
 
 /// Let its backlog go out.
 #[utoipa::path(
     post, path = "/v1/endpoints/{endpoint}/resume", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = Reason, responses((status = 200, body = EndpointView), Refusals, ChangeRefusals)
+    request_body = Reason, responses((status = 200, body = EndpointView), Stored, Refusals, ChangeRefusals)
 )]
 pub async fn resume(
     State(api): State<Api>,
     Keeper(caller): Keeper,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<EndpointView> {
-    api.switch(&caller, &id, &body, Act::EndpointResume).await.map(Json)
+) -> Result<Response, Problem> {
+    api.switch(&caller, &id, &body, Act::EndpointResume).await
 }
 
 /// Take events again, after it was disabled.
 #[utoipa::path(
     post, path = "/v1/endpoints/{endpoint}/enable", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = Reason, responses((status = 200, body = EndpointView), Refusals, ChangeRefusals)
+    request_body = Reason, responses((status = 200, body = EndpointView), Stored, Refusals, ChangeRefusals)
 )]
 pub async fn enable(
     State(api): State<Api>,
     Keeper(caller): Keeper,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<EndpointView> {
-    api.switch(&caller, &id, &body, Act::EndpointEnable).await.map(Json)
+) -> Result<Response, Problem> {
+    api.switch(&caller, &id, &body, Act::EndpointEnable).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -224,14 +234,14 @@ pub struct RotateSecret {
 /// Make a new secret that signs at once; the older ones keep signing until the overlap is over.
 #[utoipa::path(
     post, path = "/v1/endpoints/{endpoint}/rotate-secret", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = RotateSecret, responses((status = 200, body = EndpointView), Refusals, ChangeRefusals)
+    request_body = RotateSecret, responses((status = 200, body = EndpointView), Stored, Refusals, ChangeRefusals)
 )]
 pub async fn rotate_secret(
     State(api): State<Api>,
     Keeper(caller): Keeper,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<EndpointView> {
+) -> Result<Response, Problem> {
     let request = body.read(&api.0.schemas.rotate)?;
     let why = reason(&request.reason)?;
     let overlap = parse_duration(request.overlap.as_deref().unwrap_or(USUAL_OVERLAP));
@@ -263,8 +273,9 @@ pub async fn rotate_secret(
     let after = changed(&before)?;
     let begun = about(caller.begun(&api, Act::EndpointRotateSecret, &why), &before);
     let begun = begun.filter(format_args!("--overlap {}", compact(overlap)));
-    let updated = api.put(&caller, begun, after, &mark, changed).await?;
-    Ok(Json(EndpointView::of(&updated, made.as_ref(), caller.viewer(), clock::wall_ms())))
+    let (updated, confirmation) = api.put(&caller, begun, after, &mark, changed).await?;
+    let view = EndpointView::of(&updated, made.as_ref(), caller.viewer(), clock::wall_ms());
+    api.changed(StatusCode::OK, view, &confirmation).await
 }
 
 impl Api {
@@ -277,7 +288,7 @@ impl Api {
         mut after: Endpoint,
         mark: &Mark,
         changed: impl Fn(&Endpoint) -> Result<Endpoint, Problem>,
-    ) -> Result<Endpoint, Problem> {
+    ) -> Result<(Endpoint, Confirmation), Problem> {
         let write = async |_: &mut _| {
             for _ in 1..MAX_ROUNDS {
                 let stale = match self.update(after.clone(), mark).await {
@@ -290,7 +301,7 @@ impl Api {
                     return Err(stale);
                 }
                 if after == before {
-                    return Ok(after);
+                    return Ok((after, Confirmation::of_nothing()));
                 }
             }
             self.update(after, mark).await
@@ -298,20 +309,21 @@ impl Api {
         self.0.audit.audited(begun, write).await
     }
 
-    async fn update(&self, endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, Problem> {
-        self.with_registry(async |store| store.update(endpoint, mark).await).await
+    async fn update(&self, endpoint: Endpoint, mark: &Mark) -> Result<(Endpoint, Confirmation), Problem> {
+        self.change_registry(async |store| store.update(endpoint, mark).await).await
     }
 
-    async fn switch(&self, caller: &Caller, id: &str, body: &Body, act: Act) -> Result<EndpointView, Problem> {
+    async fn switch(&self, caller: &Caller, id: &str, body: &Body, act: Act) -> Result<Response, Problem> {
         let why = reason(&body.read(&self.0.schemas.reason)?.reason)?;
         let (before, mark) = (self.endpoint(caller, &named(id)?).await?, caller.mark(&why));
         let changed = |before: &Endpoint| switched(caller, before, act, &mark);
         let after = changed(&before)?;
         if after == before {
-            return Ok(caller.shown(&before));
+            return Ok(Json(caller.shown(&before)).into_response());
         }
         let begun = about(caller.begun(self, act, &why), &before);
-        Ok(caller.shown(&self.put(caller, begun, after, &mark, changed).await?))
+        let (updated, confirmation) = self.put(caller, begun, after, &mark, changed).await?;
+        self.changed(StatusCode::OK, caller.shown(&updated), &confirmation).await
     }
 
     async fn disable(
@@ -321,7 +333,7 @@ impl Api {
         body: &Body,
         act: Act,
         and: impl Fn(&mut Endpoint),
-    ) -> Result<EndpointView, Problem> {
+    ) -> Result<(EndpointView, Confirmation), Problem> {
         let why = reason(&body.read(&self.0.schemas.reason)?.reason)?;
         let (before, mark) = (self.endpoint(caller, &named(id)?).await?, caller.mark(&why));
         // First: what is accepted from here on is not owed.
@@ -338,34 +350,45 @@ impl Api {
         };
         let after = changed(&before)?;
         if after == before {
-            return Ok(caller.shown(&before));
+            return Ok((caller.shown(&before), Confirmation::of_nothing()));
         }
         let begun = about(caller.begun(self, act, &why), &before);
-        Ok(caller.shown(&self.put(caller, begun, after, &mark, changed).await?))
+        let (updated, confirmation) = self.put(caller, begun, after, &mark, changed).await?;
+        Ok((caller.shown(&updated), confirmation))
     }
 
     /// It cannot be written any more, so it is gone at once: what waits for it becomes dead letters.
-    async fn remove_locked(&self, caller: &Caller, seen: &Seen, body: &Body) -> Result<EndpointView, Problem> {
+    async fn remove_locked(
+        &self,
+        caller: &Caller,
+        seen: &Seen,
+        body: &Body,
+    ) -> Result<(EndpointView, Confirmation), Problem> {
         let why = reason(&body.read(&self.0.schemas.reason)?.reason)?;
         caller.may_lift(&seen.endpoint)?;
         let begun = about(caller.begun(self, Act::EndpointDelete, &why), &seen.endpoint);
         let (id, mark) = (&seen.endpoint.id, caller.mark(&why));
-        let remove = async |_: &mut _| self.with_registry(async |store| store.remove(id, None, &mark).await).await;
-        self.0.audit.audited(begun, remove).await?;
-        Ok(seen.view(caller.viewer(), clock::wall_ms()))
+        let remove = async |_: &mut _| self.change_registry(async |store| store.remove(id, None, &mark).await).await;
+        let ((), confirmation) = self.0.audit.audited(begun, remove).await?;
+        Ok((seen.view(caller.viewer(), clock::wall_ms()), confirmation))
     }
 
     /// Within what an account may have, also while others of it are made.
-    async fn create_for_merchant(&self, begun: Begun, endpoint: &Endpoint, mark: &Mark) -> Result<Endpoint, Problem> {
+    async fn create_for_merchant(
+        &self,
+        begun: Begun,
+        endpoint: &Endpoint,
+        mark: &Mark,
+    ) -> Result<(Endpoint, Confirmation), Problem> {
         // In one process they take turns, so that they need not be tried anew because of each other.
         let _turn = self.0.creating.lock().await;
         // What is refused at once leaves no entry in the audit log.
-        self.version_with_room(&endpoint.account).await?;
+        self.last_with_room(&endpoint.account).await?;
         let create = async |_: &mut _| {
             for _ in 0..MAX_ROUNDS {
-                let version = self.version_with_room(&endpoint.account).await?;
-                let create = async |store: &mut RegistryStore| store.create_at(version, endpoint.clone(), mark).await;
-                match self.with_registry(create).await {
+                let seen = self.last_with_room(&endpoint.account).await?;
+                let create = async |store: &mut RegistryStore| store.create_at(seen, endpoint.clone(), mark).await;
+                match self.change_registry(create).await {
                     Err(problem) if problem.name == CHANGED_MEANWHILE => {}
                     done => return done,
                 }
@@ -375,14 +398,14 @@ impl Api {
         self.0.audit.audited(begun, create).await
     }
 
-    /// The registry's version at which the account has room for one more endpoint.
-    async fn version_with_room(&self, account: &AccountId) -> Result<u64, Problem> {
+    /// The registry's last change, at which the account has room for one more endpoint.
+    async fn last_with_room(&self, account: &AccountId) -> Result<Stamped, Problem> {
         // First: whatever is made from here on gives the registry another one.
         let position = self.with_registry(async |store| store.position().await).await?;
-        let version = position.map_or(0, |(position, _)| position.version);
+        let last = position.map_or(Stamped::default(), |(position, _)| position.last);
         let of_account = self.all_endpoints().await?.iter().filter(|one| one.account == *account).count();
         if of_account < MAX_OF_MERCHANT {
-            return Ok(version);
+            return Ok(last);
         }
         Err(refused(format!("The account has {MAX_OF_MERCHANT} endpoints, and no more are allowed: delete one first.")))
     }

@@ -28,6 +28,7 @@ use crate::{
         queries::Partitions,
         registry::{
             RegistryError, RegistryStore, Unreadable,
+            confirming::Confirmation,
             stored::{Lock, LockCause},
         },
     },
@@ -180,7 +181,7 @@ impl Api {
         let Some((position, _)) = self.with_registry(async |store| store.position().await).await? else {
             return Ok(Vec::new());
         };
-        let fresh = timeout(FRESH_WITHIN, self.0.registry.refresh_to(position.version)).await;
+        let fresh = timeout(FRESH_WITHIN, self.0.registry.refresh_to(&position)).await;
         match fresh.is_ok_and(|fresh| fresh.is_ok()) && self.0.registry.id().as_ref() == Some(&position.id) {
             true => Ok(self.0.registry.all()),
             false => Ok(self.all_endpoints().await?.into_iter().map(Arc::new).collect()),
@@ -203,5 +204,13 @@ impl Api {
         };
         let done = self.0.connection.with(told).await.map_err(RegistryError::Store);
         done.and_then(|done| done).map_err(|error| of_registry(&error))
+    }
+
+    /// For a change of it, with what its replicas say.
+    pub(super) async fn change_registry<T>(
+        &self,
+        what: impl AsyncFnOnce(&mut RegistryStore) -> Result<T, RegistryError>,
+    ) -> Result<(T, Confirmation), Problem> {
+        self.0.confirming.change(what).await.map_err(|error| of_registry(&error))
     }
 }

@@ -10,6 +10,7 @@ use axum::{
     Json,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -41,6 +42,7 @@ use crate::{
         entries::StreamEntry,
         publish::{Publication, PublishError, Published},
         queries::Queries,
+        registry::confirming::Confirmation,
     },
     view::time::Time,
 };
@@ -109,6 +111,18 @@ pub struct Durability {
     replicas: u64,
     /// Replicas that had it before this answer, of those that are waited for: `redis.wait`, on a Cluster or behind sentinels one.
     confirmed: u64,
+}
+
+/// The answer to a change.
+#[derive(Serialize, ToSchema)]
+pub struct Changed<T> {
+    #[serde(flatten)]
+    stored: T,
+    /// Only where replicas have not confirmed it in time, with `confirmed` the number of those that have: it is stored, and a failover
+    /// may take it back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    durability: Option<Durability>,
 }
 
 /// What is known of that.
@@ -304,6 +318,20 @@ impl Api {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-replicated", detail).with(RETRY_AFTER, 1u32)
             }
         })
+    }
+
+    /// The answer to a change of the registry: 202 where replicas have not confirmed it.
+    pub(super) async fn changed<T: Serialize>(
+        &self,
+        status: StatusCode,
+        stored: T,
+        confirmation: &Confirmation,
+    ) -> Result<Response, Problem> {
+        if confirmation.is_enough() {
+            return Ok((status, Json(Changed { stored, durability: None })).into_response());
+        }
+        let durability = Some(self.durability(confirmation.confirmed).await?);
+        Ok((StatusCode::ACCEPTED, Json(Changed { stored, durability })).into_response())
     }
 
     async fn durability(&self, confirmed: u64) -> Result<Durability, Problem> {

@@ -77,6 +77,7 @@ use crate::{
         partitions::seen,
         publish::EventPublisher,
         queries::{Partitions, Seen},
+        registry::confirming::Confirming,
         routing::Replicas,
     },
     view::{
@@ -135,7 +136,7 @@ pub struct Parts {
     pub strict_events: bool,
     /// What became of deliveries, as far as it is kept.
     pub history: HistoryConfig,
-    /// That are to have what is published before that is answered.
+    /// That are to have what is published, or changed of the registry, before that is answered.
     pub replicas: Replicas,
 }
 
@@ -148,6 +149,8 @@ struct Inner {
     connection: SharedConnection,
     /// Its callers wait no longer than producers do.
     publisher: EventPublisher,
+    /// The registry, to change it.
+    confirming: Confirming,
     keys: PartitionKeys,
     registry: Registry,
     rules: Rules,
@@ -179,11 +182,13 @@ impl Api {
         let history = History::new(parts.history, keys.stream(), HISTORY_PATIENCE);
         let connection = SharedConnection::new(redis.clone(), Purpose::Other);
         let publisher = EventPublisher::new(redis.clone(), &keys, parts.replicas);
+        let confirming = Confirming::new(&redis, parts.replicas);
         let access = Access::new(connection.clone(), admin_token.as_deref());
         Self(Arc::new(Inner {
             redis,
             connection,
             publisher,
+            confirming,
             keys,
             registry,
             rules,

@@ -1,18 +1,19 @@
 //! Where the installation as a whole stands, and the switch that stops all sending.
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
     Api,
     access::{Operator, Staff},
+    events::Changed,
     request::{Body, ChangeRefusals, Reason, Refusals, reason},
 };
 use crate::{
     facts::{audit::Act, endpoint::Mark},
     http::problem::Problem,
-    store::queries::Partitions,
+    store::{queries::Partitions, registry::confirming::Confirmation},
     view::{delivery::MarkView, time::Time},
 };
 
@@ -97,29 +98,36 @@ pub struct Pause {
 /// Stop all sending at once; events wait in Redis.
 #[utoipa::path(
     post, path = "/v1/pause", tag = "Stats", request_body = Reason,
-    responses((status = 200, body = Pause), Refusals, ChangeRefusals)
+    responses((status = 200, body = Pause),
+        (status = 202, description = "It is stored, and replicas have not confirmed it: a failover may take it back", body = Changed<Pause>),
+        Refusals, ChangeRefusals)
 )]
-pub async fn pause(State(api): State<Api>, Operator(caller): Operator, body: Body) -> Answer<Pause> {
+pub async fn pause(State(api): State<Api>, Operator(caller): Operator, body: Body) -> Result<Response, Problem> {
     let why = reason(&body.read(&api.0.schemas.reason)?.reason)?;
     let mark = caller.mark(&why);
+    let mut confirmation = Confirmation::of_nothing();
     if api.paused().await?.is_none() {
-        let pause = async |_: &mut _| api.with_registry(async |store| store.pause_all(&mark).await).await;
-        api.0.audit.audited(caller.begun(&api, Act::Pause, &why), pause).await?;
+        let pause = async |_: &mut _| api.change_registry(async |store| store.pause_all(&mark).await).await;
+        ((), confirmation) = api.0.audit.audited(caller.begun(&api, Act::Pause, &why), pause).await?;
     }
-    Ok(Json(Pause { paused: api.paused().await?.as_ref().map(MarkView::of) }))
+    let paused = Pause { paused: api.paused().await?.as_ref().map(MarkView::of) };
+    api.changed(StatusCode::OK, paused, &confirmation).await
 }
 
 /// Let sending go on. Endpoints that are paused one by one stay so.
 #[utoipa::path(
     post, path = "/v1/resume", tag = "Stats", request_body = Reason,
-    responses((status = 200, body = Pause), Refusals, ChangeRefusals)
+    responses((status = 200, body = Pause),
+        (status = 202, description = "It is stored, and replicas have not confirmed it: a failover may take it back", body = Changed<Pause>),
+        Refusals, ChangeRefusals)
 )]
-pub async fn resume(State(api): State<Api>, Operator(caller): Operator, body: Body) -> Answer<Pause> {
+pub async fn resume(State(api): State<Api>, Operator(caller): Operator, body: Body) -> Result<Response, Problem> {
     let why = reason(&body.read(&api.0.schemas.reason)?.reason)?;
     let mark = caller.mark(&why);
-    let resume = async |_: &mut _| api.with_registry(async |store| store.resume_all(&mark).await).await;
-    api.0.audit.audited(caller.begun(&api, Act::Resume, &why), resume).await?;
-    Ok(Json(Pause { paused: api.paused().await?.as_ref().map(MarkView::of) }))
+    let resume = async |_: &mut _| api.change_registry(async |store| store.resume_all(&mark).await).await;
+    let (_, confirmation) = api.0.audit.audited(caller.begun(&api, Act::Resume, &why), resume).await?;
+    let paused = Pause { paused: api.paused().await?.as_ref().map(MarkView::of) };
+    api.changed(StatusCode::OK, paused, &confirmation).await
 }
 
 impl Api {

@@ -4,6 +4,7 @@ use axum::{
     Json,
     extract::{Path, State},
     http::StatusCode,
+    response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
@@ -26,7 +27,10 @@ use crate::{
     intents::stamp::Stamp,
     registry::rules::RuleError,
     sender::GuardError,
-    store::{error::StoreError, registry::RegistryError},
+    store::{
+        error::StoreError,
+        registry::{RegistryError, confirming::Confirmation},
+    },
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -39,6 +43,34 @@ pub enum WebhookRefusals {
     NotFound(ProblemDetails),
     #[response(status = 409, description = "What is there already refuses it")]
     Conflict(ProblemDetails),
+}
+
+/// The answer to a change that is stored, and that replicas have not confirmed in time: should the server that has it fail now, it may be
+/// lost. Look at it again later.
+#[derive(Serialize, ToSchema)]
+pub struct Unconfirmed<T> {
+    #[serde(flatten)]
+    stored: T,
+    durability: Confirmed,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Confirmed {
+    /// Replicas that have it.
+    confirmed: u64,
+}
+
+/// Where the answer would be 204.
+#[derive(Serialize, ToSchema)]
+pub struct Nothing {}
+
+/// The answer to a change: 202 where replicas have not confirmed it.
+pub fn changed(status: StatusCode, stored: impl Serialize, confirmation: &Confirmation) -> Response {
+    if !confirmation.is_enough() {
+        let durability = Confirmed { confirmed: confirmation.confirmed };
+        return (StatusCode::ACCEPTED, Json(Unconfirmed { stored, durability })).into_response();
+    }
+    if status == StatusCode::NO_CONTENT { status.into_response() } else { (status, Json(stored)).into_response() }
 }
 
 /// What can be subscribed to.
@@ -196,9 +228,10 @@ pub struct SubscriptionRequest {
 /// Subscribe to events. The secret in the answer is not shown again.
 #[utoipa::path(
     post, path = "/webhooks", tag = "Webhooks", params(Version), request_body = SubscriptionRequest,
-    responses((status = 200, body = Subscription), Refusals, (status = 409, body = ProblemDetails))
+    responses((status = 200, body = Subscription), (status = 202, body = Unconfirmed<Subscription>), Refusals,
+        (status = 409, body = ProblemDetails))
 )]
-pub async fn subscribe(State(api): State<Api>, Writer(caller): Writer, body: Body) -> Answer<Subscription> {
+pub async fn subscribe(State(api): State<Api>, Writer(caller): Writer, body: Body) -> Result<Response, Problem> {
     let (request, _) = body.read(&api.schemas.subscription)?;
     let wanted = Wanted {
         keeper: Keeper::Merchant,
@@ -207,8 +240,8 @@ pub async fn subscribe(State(api): State<Api>, Writer(caller): Writer, body: Bod
         description: request.description.unwrap_or_default(),
         schemes: vec![Scheme::Standard, Scheme::Dojo],
     };
-    let (endpoint, secret) = api.subscriptions.create(&caller, wanted).await?;
-    Ok(Json(Subscription::of(&endpoint, Some(&secret))))
+    let (endpoint, secret, confirmation) = api.subscriptions.create(&caller, wanted).await?;
+    Ok(changed(StatusCode::OK, Subscription::of(&endpoint, Some(&secret)), &confirmation))
 }
 
 /// What is absent or null stays as it is.
@@ -230,35 +263,36 @@ pub struct SubscriptionUpdateRequest {
 #[utoipa::path(
     patch, path = "/webhooks/{subscriptionId}", tag = "Webhooks",
     params(("subscriptionId" = String, Path), Version), request_body = SubscriptionUpdateRequest,
-    responses((status = 200, body = Subscription), Refusals, WebhookRefusals)
+    responses((status = 200, body = Subscription), (status = 202, body = Unconfirmed<Subscription>), Refusals,
+        WebhookRefusals)
 )]
 pub async fn update_subscription(
     State(api): State<Api>,
     Writer(caller): Writer,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<Subscription> {
+) -> Result<Response, Problem> {
     let (request, _) = body.read(&api.schemas.subscription_update)?;
     let SubscriptionUpdateRequest { events, url, description } = request;
     let events = events.map(|events| events.into_iter().map(WebhookEvent::event_type).collect());
     let changes = Changes { url, events, description };
-    let endpoint = api.subscriptions.change(&caller, &endpoint_id(&id)?, &changes).await?;
-    Ok(Json(Subscription::of(&endpoint, None)))
+    let (endpoint, confirmation) = api.subscriptions.change(&caller, &endpoint_id(&id)?, &changes).await?;
+    Ok(changed(StatusCode::OK, Subscription::of(&endpoint, None), &confirmation))
 }
 
 /// End a subscription.
 #[utoipa::path(
     delete, path = "/webhooks/{subscriptionId}", tag = "Webhooks",
     params(("subscriptionId" = String, Path), Version),
-    responses((status = 204, description = "It takes no event any more"), Refusals, WebhookRefusals)
+    responses((status = 204, description = "It takes no event any more"), (status = 202, body = Unconfirmed<Nothing>), Refusals, WebhookRefusals)
 )]
 pub async fn unsubscribe(
     State(api): State<Api>,
     Writer(caller): Writer,
     Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
-    api.subscriptions.delete(&caller, &endpoint_id(&id)?, Keeper::Merchant).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Problem> {
+    let confirmation = api.subscriptions.delete(&caller, &endpoint_id(&id)?, Keeper::Merchant).await?;
+    Ok(changed(StatusCode::NO_CONTENT, Nothing {}, &confirmation))
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -293,45 +327,46 @@ pub async fn list_secrets(
 #[utoipa::path(
     post, path = "/webhooks/{subscriptionId}/secrets", tag = "Webhooks",
     params(("subscriptionId" = String, Path), Version),
-    responses((status = 200, body = SecretsResponse), Refusals, WebhookRefusals)
+    responses((status = 200, body = SecretsResponse), (status = 202, body = Unconfirmed<SecretsResponse>), Refusals,
+        WebhookRefusals)
 )]
 pub async fn add_secret(
     State(api): State<Api>,
     Writer(caller): Writer,
     Path(id): Path<String>,
-) -> Answer<SecretsResponse> {
-    let (endpoint, secret) = api.subscriptions.add_secret(&caller, &endpoint_id(&id)?).await?;
-    Ok(Json(SecretsResponse::of(&endpoint, Some(&secret))))
+) -> Result<Response, Problem> {
+    let (endpoint, secret, confirmation) = api.subscriptions.add_secret(&caller, &endpoint_id(&id)?).await?;
+    Ok(changed(StatusCode::OK, SecretsResponse::of(&endpoint, Some(&secret)), &confirmation))
 }
 
 /// Sign with this secret from now on. The one before goes on in `webhook-signature` for a day.
 #[utoipa::path(
     put, path = "/webhooks/{subscriptionId}/secrets/{secretId}/activate", tag = "Webhooks",
     params(("subscriptionId" = String, Path), ("secretId" = String, Path), Version),
-    responses((status = 204, description = "It signs"), Refusals, (status = 404, body = ProblemDetails))
+    responses((status = 204, description = "It signs"), (status = 202, body = Unconfirmed<Nothing>), Refusals, (status = 404, body = ProblemDetails))
 )]
 pub async fn activate_secret(
     State(api): State<Api>,
     Writer(caller): Writer,
     Path((id, secret)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
-    api.subscriptions.activate(&caller, &endpoint_id(&id)?, secret_name(&secret)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Problem> {
+    let confirmation = api.subscriptions.activate(&caller, &endpoint_id(&id)?, secret_name(&secret)?).await?;
+    Ok(changed(StatusCode::NO_CONTENT, Nothing {}, &confirmation))
 }
 
 /// Delete a secret that is not the active one.
 #[utoipa::path(
     delete, path = "/webhooks/{subscriptionId}/secrets/{secretId}", tag = "Webhooks",
     params(("subscriptionId" = String, Path), ("secretId" = String, Path), Version),
-    responses((status = 204, description = "It signs nothing any more"), Refusals, WebhookRefusals)
+    responses((status = 204, description = "It signs nothing any more"), (status = 202, body = Unconfirmed<Nothing>), Refusals, WebhookRefusals)
 )]
 pub async fn delete_secret(
     State(api): State<Api>,
     Writer(caller): Writer,
     Path((id, secret)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
-    api.subscriptions.remove_secret(&caller, &endpoint_id(&id)?, secret_name(&secret)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Problem> {
+    let confirmation = api.subscriptions.remove_secret(&caller, &endpoint_id(&id)?, secret_name(&secret)?).await?;
+    Ok(changed(StatusCode::NO_CONTENT, Nothing {}, &confirmation))
 }
 
 impl From<SubscriptionError> for Problem {

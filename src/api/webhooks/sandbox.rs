@@ -1,15 +1,15 @@
 //! Endpoints of a developer's own in a sandbox: several may take the same event, each for as long as somebody listens.
 
 use axum::{
-    Json,
     extract::{Path, State},
     http::StatusCode,
+    response::Response,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    operations::WebhookEvent,
+    operations::{Nothing, Unconfirmed, WebhookEvent, changed},
     subscriptions::{SubscriptionError, Wanted},
 };
 use crate::{
@@ -56,13 +56,10 @@ pub struct NewEndpoint {
 /// Have callbacks sent to an address of one's own, beside all subscriptions.
 #[utoipa::path(
     post, path = "/sandbox/endpoints", tag = "Sandbox", params(Version), request_body = EndpointRequest,
-    responses((status = 200, body = NewEndpoint), Refusals, (status = 409, body = ProblemDetails))
+    responses((status = 200, body = NewEndpoint), (status = 202, body = Unconfirmed<NewEndpoint>), Refusals,
+        (status = 409, body = ProblemDetails))
 )]
-pub async fn create_endpoint(
-    State(api): State<Api>,
-    Writer(caller): Writer,
-    body: Body,
-) -> Result<Json<NewEndpoint>, Problem> {
+pub async fn create_endpoint(State(api): State<Api>, Writer(caller): Writer, body: Body) -> Result<Response, Problem> {
     let (request, _) = body.read(&api.schemas.endpoint)?;
     let wanted = Wanted {
         keeper: Keeper::Sandbox,
@@ -75,22 +72,24 @@ pub async fn create_endpoint(
             None => vec![Scheme::Standard, Scheme::Dojo],
         },
     };
-    let (endpoint, secret) = api.subscriptions.create(&caller, wanted).await?;
-    Ok(Json(NewEndpoint { id: endpoint.id.to_string(), secret: secret.reveal().to_owned() }))
+    let (endpoint, secret, confirmation) = api.subscriptions.create(&caller, wanted).await?;
+    let made = NewEndpoint { id: endpoint.id.to_string(), secret: secret.reveal().to_owned() };
+    Ok(changed(StatusCode::OK, made, &confirmation))
 }
 
 /// End it.
 #[utoipa::path(
     delete, path = "/sandbox/endpoints/{endpointId}", tag = "Sandbox",
     params(("endpointId" = String, Path), Version),
-    responses((status = 204, description = "It takes no event any more"), Refusals, (status = 404, body = ProblemDetails))
+    responses((status = 204, description = "It takes no event any more"), (status = 202, body = Unconfirmed<Nothing>), Refusals,
+        (status = 404, body = ProblemDetails))
 )]
 pub async fn delete_endpoint(
     State(api): State<Api>,
     Writer(caller): Writer,
     Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let id = EndpointId::new(&id).map_err(|_| SubscriptionError::NotFound)?;
-    api.subscriptions.delete(&caller, &id, Keeper::Sandbox).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let confirmation = api.subscriptions.delete(&caller, &id, Keeper::Sandbox).await?;
+    Ok(changed(StatusCode::NO_CONTENT, Nothing {}, &confirmation))
 }

@@ -17,6 +17,7 @@ use crate::{
         event::EventType,
         id::{AccountId, EndpointId},
         signing::{Secret, SecretText, rotated},
+        stamped::Stamped,
     },
     intents::service::random_part,
     registry::{
@@ -30,7 +31,11 @@ use crate::{
         error::StoreError,
         keys::PartitionKeys,
         queries::Partitions,
-        registry::{RegistryError, RegistryStore},
+        registry::{
+            RegistryError, RegistryStore,
+            confirming::{Confirmation, Confirming},
+        },
+        routing::Replicas,
     },
 };
 
@@ -170,6 +175,8 @@ pub struct Subscriptions(Arc<Inner>);
 
 struct Inner {
     connection: SharedConnection,
+    /// The registry, to change it.
+    confirming: Confirming,
     keys: PartitionKeys,
     registry: Registry,
     rules: Rules,
@@ -179,9 +186,9 @@ struct Inner {
     turn: Mutex<()>,
 }
 
-/// An account's endpoints as they were at one version of the registry.
+/// An account's endpoints as they were after one change of the registry.
 struct Known {
-    version: u64,
+    last: Stamped,
     endpoints: Vec<Arc<Endpoint>>,
     /// What can be shown of those whose secrets cannot be read.
     locked: Vec<Arc<Endpoint>>,
@@ -197,10 +204,18 @@ pub struct Listed {
 
 impl Subscriptions {
     /// `registry` must be followed for as long as this is used.
-    pub fn new(redis: Redis, keys: PartitionKeys, registry: Registry, rules: Rules, audits: Audits) -> Self {
+    pub fn new(
+        redis: Redis,
+        keys: PartitionKeys,
+        registry: Registry,
+        rules: Rules,
+        audits: Audits,
+        replicas: Replicas,
+    ) -> Self {
+        let confirming = Confirming::new(&redis, replicas);
         let connection = SharedConnection::new(redis, Purpose::Other);
         let lookups = Semaphore::new(MAX_LOOKUPS);
-        Self(Arc::new(Inner { connection, keys, registry, rules, audits, lookups, turn: Mutex::default() }))
+        Self(Arc::new(Inner { connection, confirming, keys, registry, rules, audits, lookups, turn: Mutex::default() }))
     }
 
     /// In the order in which they were made.
@@ -218,7 +233,7 @@ impl Subscriptions {
     }
 
     /// Its secret is in the answer, and never again.
-    pub async fn create(&self, caller: &Caller, wanted: Wanted) -> Result<(Endpoint, SecretText)> {
+    pub async fn create(&self, caller: &Caller, wanted: Wanted) -> Result<(Endpoint, SecretText, Confirmation)> {
         let account = &caller.account;
         let (secret, mark) = (fresh_secret(), mark(account, "created over HTTP"));
         let id = EndpointId::new(&format!("ep_{}", random_part())).expect("base64url has only what ids have");
@@ -236,15 +251,16 @@ impl Subscriptions {
         self.look(account).await?.has_room_for(&endpoint)?;
         let begun = self.begun(caller, Act::EndpointCreate, &mark, &endpoint.id);
         let create = async |_: &mut _| self.create_checked(endpoint, &mark).await;
-        Ok((self.0.audits.merchants.audited(begun, create).await?, secret))
+        let (endpoint, confirmation) = self.0.audits.merchants.audited(begun, create).await?;
+        Ok((endpoint, secret, confirmation))
     }
 
-    async fn create_checked(&self, endpoint: Endpoint, mark: &Mark) -> Result<Endpoint> {
+    async fn create_checked(&self, endpoint: Endpoint, mark: &Mark) -> Result<(Endpoint, Confirmation)> {
         for _ in 0..MAX_ROUNDS {
             let known = self.look(&endpoint.account).await?;
             known.has_room_for(&endpoint)?;
-            let create = async |store: &mut RegistryStore| store.create_at(known.version, endpoint.clone(), mark).await;
-            match self.with_store(create).await {
+            let create = async |store: &mut RegistryStore| store.create_at(known.last, endpoint.clone(), mark).await;
+            match self.0.confirming.change(create).await {
                 Err(RegistryError::Moved) => {}
                 created => return Ok(created?),
             }
@@ -252,7 +268,12 @@ impl Subscriptions {
         Err(SubscriptionError::Busy)
     }
 
-    pub async fn change(&self, caller: &Caller, id: &EndpointId, changes: &Changes) -> Result<Endpoint> {
+    pub async fn change(
+        &self,
+        caller: &Caller,
+        id: &EndpointId,
+        changes: &Changes,
+    ) -> Result<(Endpoint, Confirmation)> {
         let account = &caller.account;
         let seen = self.get(account, id).await?;
         let wanted = changes.applied_to(&seen);
@@ -267,7 +288,7 @@ impl Subscriptions {
         let before = known.own(id, Keeper::Merchant)?;
         let after = changes.applied_to(before);
         if after == **before {
-            return Ok(after);
+            return Ok((after, Confirmation::of_nothing()));
         }
         known.has_room_for(&after)?;
         let begun = self.begun(caller, Act::EndpointUpdate, &mark, id).target(changes.names());
@@ -281,17 +302,17 @@ impl Subscriptions {
         id: &EndpointId,
         changes: &Changes,
         mark: &Mark,
-    ) -> Result<Endpoint> {
+    ) -> Result<(Endpoint, Confirmation)> {
         for _ in 0..MAX_ROUNDS {
             let known = self.look(account).await?;
             let before = known.own(id, Keeper::Merchant)?;
             let after = changes.applied_to(before);
             if after == **before {
-                return Ok(after);
+                return Ok((after, Confirmation::of_nothing()));
             }
             known.has_room_for(&after)?;
-            let update = async |store: &mut RegistryStore| store.update_at(known.version, after, mark).await;
-            match self.with_store(update).await {
+            let update = async |store: &mut RegistryStore| store.update_at(known.last, after, mark).await;
+            match self.0.confirming.change(update).await {
                 Err(RegistryError::Moved | RegistryError::Stale { .. }) => {}
                 updated => return Ok(updated?),
             }
@@ -300,7 +321,7 @@ impl Subscriptions {
     }
 
     /// It takes nothing any more and is gone for its merchant; its record goes when what it was owed has become dead letters.
-    pub async fn delete(&self, caller: &Caller, id: &EndpointId, keeper: Keeper) -> Result<()> {
+    pub async fn delete(&self, caller: &Caller, id: &EndpointId, keeper: Keeper) -> Result<Confirmation> {
         let mark = mark(&caller.account, "deleted over HTTP");
         let known = self.look(&caller.account).await?;
         if let Some(locked) = known.locked.iter().find(|locked| locked.id == *id && is_there(locked, keeper)) {
@@ -320,23 +341,27 @@ impl Subscriptions {
             endpoint.leaves = true;
             Ok(())
         };
-        let endpoint = self.change_alone(caller, Act::EndpointDelete, id, keeper, &mark, leave).await?;
-        self.remove_if_drained(&endpoint).await
+        let (endpoint, confirmation) = self.change_alone(caller, Act::EndpointDelete, id, keeper, &mark, leave).await?;
+        self.remove_if_drained(&endpoint).await?;
+        Ok(confirmation)
     }
 
     /// It cannot be written any more, so it is gone at once: what waits for it becomes dead letters.
-    async fn remove_locked(&self, caller: &Caller, locked: &Endpoint, mark: &Mark) -> Result<()> {
+    async fn remove_locked(&self, caller: &Caller, locked: &Endpoint, mark: &Mark) -> Result<Confirmation> {
         if locked.keeper == Keeper::Merchant && locked.stopped_by_operator().is_some() {
             return Err(SubscriptionError::Stopped);
         }
         let begun = self.begun(caller, Act::EndpointDelete, mark, &locked.id);
-        let remove =
-            async |_: &mut _| Ok(self.with_store(async |store| store.remove(&locked.id, None, mark).await).await?);
-        self.0.audits.merchants.audited(begun, remove).await
+        let remove = async |_: &mut _| {
+            let done = self.0.confirming.change(async |store| store.remove(&locked.id, None, mark).await).await;
+            done.map_err(SubscriptionError::from)
+        };
+        let ((), confirmation) = self.0.audits.merchants.audited(begun, remove).await?;
+        Ok(confirmation)
     }
 
     /// A new secret, which does not sign before it is activated.
-    pub async fn add_secret(&self, caller: &Caller, id: &EndpointId) -> Result<(Endpoint, SecretText)> {
+    pub async fn add_secret(&self, caller: &Caller, id: &EndpointId) -> Result<(Endpoint, SecretText, Confirmation)> {
         let mark = mark(&caller.account, "made a secret over HTTP");
         let secret = fresh_secret();
         let add = |endpoint: &mut Endpoint| {
@@ -346,12 +371,13 @@ impl Subscriptions {
             endpoint.spare_secrets.push(Secret::new(secret.clone(), mark.at_ms));
             Ok(())
         };
-        let endpoint = self.change_alone(caller, Act::EndpointAddSecret, id, Keeper::Merchant, &mark, add).await?;
-        Ok((endpoint, secret))
+        let (endpoint, confirmation) =
+            self.change_alone(caller, Act::EndpointAddSecret, id, Keeper::Merchant, &mark, add).await?;
+        Ok((endpoint, secret, confirmation))
     }
 
     /// From now on this one makes `dojo-signature`. The one before goes on in `webhook-signature` for a day.
-    pub async fn activate(&self, caller: &Caller, id: &EndpointId, secret: &str) -> Result<()> {
+    pub async fn activate(&self, caller: &Caller, id: &EndpointId, secret: &str) -> Result<Confirmation> {
         let mark = mark(&caller.account, "activated a secret over HTTP");
         let activate = |endpoint: &mut Endpoint| {
             if active(endpoint, mark.at_ms).is_some_and(|active| active.value.name() == secret) {
@@ -362,10 +388,13 @@ impl Subscriptions {
             endpoint.secrets = rotated(std::mem::take(&mut endpoint.secrets), chosen, mark.at_ms, OVERLAP);
             Ok(())
         };
-        self.change_alone(caller, Act::EndpointActivateSecret, id, Keeper::Merchant, &mark, activate).await.map(drop)
+        let act = Act::EndpointActivateSecret;
+        self.change_alone(caller, act, id, Keeper::Merchant, &mark, activate)
+            .await
+            .map(|(_, confirmation)| confirmation)
     }
 
-    pub async fn remove_secret(&self, caller: &Caller, id: &EndpointId, secret: &str) -> Result<()> {
+    pub async fn remove_secret(&self, caller: &Caller, id: &EndpointId, secret: &str) -> Result<Confirmation> {
         let mark = mark(&caller.account, "deleted a secret over HTTP");
         let remove = |endpoint: &mut Endpoint| {
             if active(endpoint, mark.at_ms).is_some_and(|active| active.value.name() == secret) {
@@ -373,7 +402,8 @@ impl Subscriptions {
             }
             take_secret(endpoint, secret).map(drop)
         };
-        self.change_alone(caller, Act::EndpointDropSecret, id, Keeper::Merchant, &mark, remove).await.map(drop)
+        let act = Act::EndpointDropSecret;
+        self.change_alone(caller, act, id, Keeper::Merchant, &mark, remove).await.map(|(_, confirmation)| confirmation)
     }
 
     /// A change that concerns no other endpoint. What is refused at once, or changes nothing, leaves no entry.
@@ -385,7 +415,7 @@ impl Subscriptions {
         keeper: Keeper,
         mark: &Mark,
         what: impl Fn(&mut Endpoint) -> Result<()>,
-    ) -> Result<Endpoint> {
+    ) -> Result<(Endpoint, Confirmation)> {
         let account = &caller.account;
         let changed = |known: &Known| -> Result<(Endpoint, bool)> {
             let before = known.own(id, keeper)?;
@@ -397,16 +427,16 @@ impl Subscriptions {
         let _turn = self.0.turn.lock().await;
         let first = changed(&self.look(account).await?)?;
         if !first.1 {
-            return Ok(first.0);
+            return Ok((first.0, Confirmation::of_nothing()));
         }
         let change = async |_: &mut _| {
             let mut next = first;
             for _ in 0..MAX_ROUNDS {
                 let (after, is_changed) = next;
                 if !is_changed {
-                    return Ok(after);
+                    return Ok((after, Confirmation::of_nothing()));
                 }
-                match self.with_store(async |store| store.update(after, mark).await).await {
+                match self.0.confirming.change(async |store| store.update(after, mark).await).await {
                     Err(RegistryError::Stale { .. }) => next = changed(&self.look(account).await?)?,
                     updated => return Ok(updated?),
                 }
@@ -432,19 +462,26 @@ impl Subscriptions {
     async fn look(&self, account: &AccountId) -> Result<Known> {
         let registry = &self.0.registry;
         match self.with_store(async |store| store.position().await).await? {
-            Some((position, _)) => match timeout(FRESH_WITHIN, registry.refresh_to(position.version)).await {
+            Some((position, _)) => match timeout(FRESH_WITHIN, registry.refresh_to(&position)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Err(SubscriptionError::NotFollowed),
             },
             // One that vanished is not begun anew: the worker waits for it to come back.
             None if registry.id().is_some() => return Err(SubscriptionError::NotFollowed),
-            None => return Ok(Known { version: 0, endpoints: Vec::new(), locked: Vec::new(), is_uncertain: false }),
+            None => {
+                return Ok(Known {
+                    last: Stamped::default(),
+                    endpoints: Vec::new(),
+                    locked: Vec::new(),
+                    is_uncertain: false,
+                });
+            }
         }
         let found = registry.lookup(account);
-        let (version, is_uncertain) = (found.version, found.is_uncertain);
+        let (last, is_uncertain) = (found.last, found.is_uncertain);
         let locked = registry.locked().into_iter().map(|(endpoint, _)| endpoint);
         let locked = locked.filter(|endpoint| endpoint.account == *account).collect();
-        Ok(Known { version, endpoints: found.endpoints.to_vec(), locked, is_uncertain })
+        Ok(Known { last, endpoints: found.endpoints.to_vec(), locked, is_uncertain })
     }
 
     async fn remove_drained(&self, account: &AccountId) -> Result<()> {

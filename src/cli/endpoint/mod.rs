@@ -28,8 +28,8 @@ use crate::{
         signing::{Kind, Secret, SecretText, rotated},
     },
     registry::rules::Rules,
-    store::registry::{RegistryError, RegistryStore, Unreadable},
-    surface::{Context, OutputClosed, VerbError, audited, note, of_those_that_answer},
+    store::registry::{RegistryError, RegistryStore, Unreadable, confirming::Confirmation},
+    surface::{Context, OutputClosed, VerbError, audited, note, of_confirmed, of_those_that_answer},
     view::{
         Viewer,
         health::{of_many, of_one},
@@ -259,9 +259,11 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
     }
     rules(context)?.check(&endpoint).await.context("the endpoint was not created")?;
     let begun = args.change.act(Act::EndpointCreate).account(&endpoint.account).endpoint(&endpoint.id);
-    let create = async |_: &mut _| Ok(context.registry().await?.create(endpoint, &mark).await?);
-    let created = audited(context, begun, create).await?;
-    show_stored(context, &created, made.as_ref())
+    let changing = context.changing()?;
+    let create = async |_: &mut _| Ok(changing.change(async |registry| registry.create(endpoint, &mark).await).await?);
+    let (created, confirmation) = audited(context, begun, create).await?;
+    show_stored(context, &created, made.as_ref())?;
+    of_confirmed(&confirmation)
 }
 
 async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
@@ -333,9 +335,21 @@ async fn update(context: &Context, args: UpdateArgs) -> anyhow::Result<()> {
     let begun = about(args.change.act(Act::EndpointUpdate), &before);
     // Only the names of what changes: values may be secrets.
     let begun = begun.target(before.fields_that_differ(&endpoint).join(", "));
-    let update = async |_: &mut _| Ok(registry.update(endpoint, &args.change.mark()).await?);
-    let updated = audited(context, begun, update).await?;
-    view::show(context.output, &updated, None, context.now_ms())
+    let (updated, confirmation) = put(context, begun, endpoint, &args.change.mark()).await?;
+    view::show(context.output, &updated, None, context.now_ms())?;
+    of_confirmed(&confirmation)
+}
+
+/// Writes a changed endpoint.
+async fn put(
+    context: &Context,
+    begun: Begun,
+    endpoint: Endpoint,
+    mark: &Mark,
+) -> anyhow::Result<(Endpoint, Confirmation)> {
+    let changing = context.changing()?;
+    let update = async |_: &mut _| Ok(changing.change(async |registry| registry.update(endpoint, mark).await).await?);
+    audited(context, begun, update).await
 }
 
 /// An act on this endpoint.
@@ -377,23 +391,23 @@ impl Switch {
 
 async fn switch(context: &Context, args: ChangeArgs, switch: Switch) -> anyhow::Result<()> {
     let mark = args.change.mark();
-    let mut registry = context.registry().await?;
-    let mut endpoint = get(&mut registry, &args.id).await?;
+    let mut endpoint = get(&mut context.registry().await?, &args.id).await?;
+    let mut confirmation = Confirmation::of_nothing();
     match switch.of(&args.id, &endpoint.status, &mark)? {
         Some(status) => {
             endpoint.status = status;
             let begun = about(args.change.act(switch.act()), &endpoint);
-            endpoint = audited(context, begun, async |_| Ok(registry.update(endpoint, &mark).await?)).await?;
+            (endpoint, confirmation) = put(context, begun, endpoint, &mark).await?;
             note(format_args!("endpoint {} is {}", args.id, endpoint.status));
         }
         None => note(format_args!("endpoint {} is already {}; nothing was changed", args.id, endpoint.status)),
     }
-    view::show(context.output, &endpoint, None, context.now_ms())
+    view::show(context.output, &endpoint, None, context.now_ms())?;
+    of_confirmed(&confirmation)
 }
 
 async fn disable(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
-    let mut registry = context.registry().await?;
-    let mut endpoint = get(&mut registry, &args.id).await?;
+    let mut endpoint = get(&mut context.registry().await?, &args.id).await?;
     if matches!(endpoint.status, EndpointState::Disabled(_)) {
         note(format_args!("endpoint {} is already {}; nothing was changed", args.id, endpoint.status));
         return view::show(context.output, &endpoint, None, context.now_ms());
@@ -404,14 +418,17 @@ async fn disable(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
     );
     if args.consent.confirm(&what)? == Go::Ahead {
         let begun = about(args.consent.act(Act::EndpointDisable), &endpoint);
+        let changing = context.changing()?;
         let disable = async |_: &mut _| {
             // First: what is accepted from here on is not owed.
             let last = context.partitions().await?.last_entry_of(&endpoint.account).await?;
-            endpoint.disable(args.consent.mark(), last);
-            Ok(registry.update(endpoint, &args.consent.mark()).await?)
+            let mark = args.consent.mark();
+            endpoint.disable(mark.clone(), last);
+            Ok(changing.change(async |registry| registry.update(endpoint, &mark).await).await?)
         };
-        let endpoint = audited(context, begun, disable).await?;
+        let (endpoint, confirmation) = audited(context, begun, disable).await?;
         view::show(context.output, &endpoint, None, context.now_ms())?;
+        return of_confirmed(&confirmation);
     }
     Ok(())
 }
@@ -436,10 +453,12 @@ async fn delete(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
                 Some(endpoint) => Some(drained(context, &mut registry, endpoint, args.consent.mark()).await?),
                 None => None,
             };
-            Ok(registry.remove(&args.id, seen, &args.consent.mark()).await?)
+            let (changing, mark) = (context.changing()?, args.consent.mark());
+            Ok(changing.change(async |registry| registry.remove(&args.id, seen, &mark).await).await?)
         };
-        audited(context, begun, delete).await?;
+        let ((), confirmation) = audited(context, begun, delete).await?;
         note(format_args!("endpoint {} is deleted", args.id));
+        return of_confirmed(&confirmation);
     }
     Ok(())
 }
@@ -480,8 +499,7 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     }
     let mark = args.consent.mark();
     let given = args.secret.secret()?;
-    let mut registry = context.registry().await?;
-    let mut endpoint = get(&mut registry, &args.id).await?;
+    let mut endpoint = get(&mut context.registry().await?, &args.id).await?;
     let kind = args.scheme.map_or_else(|| endpoint.usual_kind(), Scheme::signs_with);
     let is_fresh = given.is_none();
     let secret = given.map_or_else(|| fresh_secret(kind), Ok)?;
@@ -506,11 +524,12 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     }
     let has_dojo = secret.kind() == Kind::Shared && endpoint.schemes.contains(&Scheme::Dojo);
     let begun = about(args.consent.act(Act::EndpointRotateSecret), &endpoint).filter(format_args!("--overlap {shown}"));
-    let updated = audited(context, begun, async |_| Ok(registry.update(endpoint, &mark).await?)).await?;
+    let (updated, confirmation) = put(context, begun, endpoint, &mark).await?;
     if has_dojo && !args.overlap.is_zero() {
         note("dojo-signature carries one signature only: from now on it is the new secret's");
     }
-    show_stored(context, &updated, to_hand_over(secret).filter(|_| is_fresh).as_ref())
+    show_stored(context, &updated, to_hand_over(secret).filter(|_| is_fresh).as_ref())?;
+    of_confirmed(&confirmation)
 }
 
 /// Of a key pair its receiver needs the public half, which is always shown.
@@ -554,6 +573,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        facts::stamped::Stamped,
         registry::{Change, Lookup, RegistryState},
         store::registry::{
             bulk::{EXPORT_SCHEMA, ExportFile},
@@ -579,7 +599,7 @@ mod tests {
         let lookup = Lookup {
             state: RegistryState::Loaded,
             id: None,
-            version: 1,
+            last: Stamped::default(),
             endpoints: vec![shared.clone()].into(),
             is_uncertain: false,
         };

@@ -25,7 +25,7 @@ use crate::{
     },
     registry::rules::{Rules, check_new_secrets},
     store::registry::{RegistryError, RegistryStore, bulk::ExportFile},
-    surface::{Context, VerbError, audited, even_unread, note, words},
+    surface::{Context, VerbError, audited, even_unread, note, of_confirmed, words},
 };
 
 /// The largest file, which is read whole: half a million endpoints with long settings.
@@ -167,12 +167,16 @@ pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
     );
     if args.consent.confirm(&what)? == Go::Ahead {
         let begun = args.consent.act(Act::EndpointImport).target(&shown).count(differences.len() as u64);
-        let import =
-            async |_: &mut _| Ok(registry.import(file.endpoints, Some(file.registry_id), &args.consent.mark()).await?);
-        let imported = audited(context, begun, import).await?;
+        let (changing, mark) = (context.changing()?, args.consent.mark());
+        let import = async |_: &mut _| {
+            let (endpoints, id) = (file.endpoints, Some(file.registry_id));
+            Ok(changing.change(async |registry| registry.import(endpoints, id, &mark).await).await?)
+        };
+        let (imported, confirmation) = audited(context, begun, import).await?;
         let (id, version, endpoints) = (imported.id, imported.version, imported.endpoints);
         let endpoints = words::count(endpoints as u64, "endpoint", "endpoints");
         note(format_args!("imported {endpoints}: registry {id} is at version {version}"));
+        return of_confirmed(&confirmation);
     }
     Ok(())
 }

@@ -14,18 +14,22 @@ use zeroize::Zeroizing;
 
 use super::args::{Consent, Go, WhoAndWhy};
 use crate::{
+    app,
     facts::{
         audit::{Act, Tally},
+        endpoint::Mark,
         sealing::{KeyId, Ring, key_line},
     },
     store::{
+        connection::Redis,
         registry::{
             RegistryStore,
+            confirming::{Confirmation, Confirming},
             reseal::{Resealed, Survey},
         },
         workers::{Told, live_workers},
     },
-    surface::{Context, VerbError, audited, note, words},
+    surface::{Context, VerbError, audited, note, of_confirmed, words},
 };
 
 /// Endpoints that are named when they could not be sealed anew.
@@ -160,18 +164,15 @@ async fn reseal(context: &Context, args: ResealArgs) -> anyhow::Result<()> {
             "there is no key to seal with: name the file of the keys in master_key_file (HERALD_MASTER_KEY_FILE)";
         return Err(VerbError::Usage(text.to_owned()).into());
     };
-    let mut registry = RegistryStore::connect(&redis).await?;
     if args.dry_run {
-        let would = registry.reseal(&ring, &args.change.mark(), true).await?;
+        let would = RegistryStore::connect(&redis).await?.reseal(&ring, &args.change.mark(), true).await?;
         return tell(context, &key.to_string(), &would, true);
     }
     let begun = args.change.act(Act::KeyReseal).target(key);
-    let resealed = audited(context, begun, async |tally| {
-        let resealed = registry.reseal(&ring, &args.change.mark(), false).await?;
-        counted(tally, &resealed);
-        Ok(resealed)
-    });
-    tell(context, &key.to_string(), &resealed.await?, false)
+    let work = async |tally: &mut _| resealed(context, &redis, &ring, &args.change.mark(), tally).await;
+    let (resealed, confirmation) = audited(context, begun, work).await?;
+    tell(context, &key.to_string(), &resealed, false)?;
+    of_confirmed(&confirmation)
 }
 
 async fn unseal(context: &Context, consent: Consent) -> anyhow::Result<()> {
@@ -191,18 +192,33 @@ async fn unseal(context: &Context, consent: Consent) -> anyhow::Result<()> {
     if consent.confirm(&format!("write {values} in clear to Redis"))? == Go::DryRun {
         return Ok(());
     }
-    let unsealed = audited(context, consent.act(Act::KeyUnseal), async |tally| {
-        let unsealed = registry.reseal(&Ring::default(), &consent.mark(), false).await?;
-        counted(tally, &unsealed);
-        Ok(unsealed)
-    });
-    tell(context, "none", &unsealed.await?, false)?;
+    let work = async |tally: &mut _| resealed(context, &redis, &Ring::default(), &consent.mark(), tally).await;
+    let (unsealed, confirmation) = audited(context, consent.act(Act::KeyUnseal), work).await?;
+    tell(context, "none", &unsealed, false)?;
+    // A failover that takes it back needs the keys again.
+    of_confirmed(&confirmation)?;
     note("take master_key_file out of every configuration now: with it, each change seals again");
     Ok(())
 }
 
-fn counted(tally: &mut Tally, resealed: &Resealed) {
+/// Seals everything anew, and waits for replicas: also where an earlier run has written it all, since a key may be taken away then.
+async fn resealed(
+    context: &Context,
+    redis: &Redis,
+    to: &Ring,
+    mark: &Mark,
+    tally: &mut Tally,
+) -> anyhow::Result<(Resealed, Confirmation)> {
+    let reseal = async |registry: &mut RegistryStore| {
+        let resealed = registry.reseal(to, mark, false).await?;
+        if resealed.written == 0 {
+            registry.touch().await?;
+        }
+        Ok(resealed)
+    };
+    let (resealed, confirmation) = Confirming::new(redis, app::replicas(&context.config)).change(reseal).await?;
     tally.set(resealed.written, resealed.left.len() as u64 + resealed.missed);
+    Ok((resealed, confirmation))
 }
 
 /// What came of sealing anew; that some could not be is an error.

@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{counted, file, fresh_line, tell};
+use super::{file, fresh_line, resealed, tell};
 use crate::{
     cli::args::WhoAndWhy,
     clock,
@@ -22,7 +22,7 @@ use crate::{
         registry::RegistryStore,
         workers::{Told, live_workers},
     },
-    surface::{Context, VerbError, audited, note},
+    surface::{Context, VerbError, audited, note, of_confirmed},
 };
 
 /// Workers look at their file every three seconds and tell of a change at once; mounted files come up to a minute later.
@@ -65,9 +65,10 @@ async fn step_by_step(context: &Context, args: &RotateArgs, tally: &mut Tally) -
     all(context, "seal with", new, |worker| worker.seals_with(new)).await?;
     let redis = context.redis()?.sealed_by(Keyring::open(Some(path), false)?);
     let mut registry = RegistryStore::connect(&redis).await?;
-    let resealed = registry.reseal(&redis.keyring().ring(), &args.change.mark(), false).await?;
-    counted(tally, &resealed);
-    tell(context, &new.to_string(), &resealed, false)?;
+    let (done, confirmation) = resealed(context, &redis, &redis.keyring().ring(), &args.change.mark(), tally).await?;
+    tell(context, &new.to_string(), &done, false)?;
+    // A failover that takes it back needs the older keys; whoever repeats this goes on from here.
+    of_confirmed(&confirmation)?;
     if args.drop_old {
         let survey = registry.survey().await?;
         if let Some(old) = survey.sealed.keys().find(|key| **key != new) {

@@ -4,8 +4,8 @@ use super::{
     Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory, ENDING_EVERY_MS, EndpointId,
     Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS, INDEX_PAUSE_MS, INTO_BACKLOGS,
     Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode, Origin, Outstanding, Page, Partition,
-    Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, TRIM_ROUND, Telling, TermState, Traceparent,
-    UnknownMode, VecDeque, Wide,
+    Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, Stamped, TRIM_ROUND, Telling, TermState,
+    Traceparent, UnknownMode, VecDeque, Wide,
 };
 
 impl<D: Directory> Partition<D> {
@@ -207,11 +207,11 @@ impl<D: Directory> Partition<D> {
         self.phase = Phase::Counting(0);
     }
 
-    /// `version` is the registry's, read after the entries.
-    pub(super) fn stage(&mut self, now: u64, page: Page, entries: Vec<Entry>, version: Option<u64>) {
+    /// `last_change` is the registry's last change, read after the entries.
+    pub(super) fn stage(&mut self, now: u64, page: Page, entries: Vec<Entry>, last_change: Option<Stamped>) {
         let Page { from, max, of_pass, was_woken } = page;
         // Read before the endpoints are: if the follower moves on in between, no harm is done.
-        let known = self.directory.view().version;
+        let known = self.directory.view().last;
         if self.is_other_registry() {
             // The registry was exchanged while they were on their way, so they are not owed to its endpoints. They stay
             // pending.
@@ -270,7 +270,7 @@ impl<D: Directory> Partition<D> {
         }
         // What was accepted after a change was answered is owed as the change says, so the snapshot must include that
         // change.
-        let unconfirmed = !arrivals.is_empty() && version != Some(known);
+        let unconfirmed = !arrivals.is_empty() && last_change != Some(known);
         let source = if of_pass { Source::Pass } else { Source::Stream };
         let stage = if unconfirmed { Stage::Unconfirmed } else { Stage::Ready };
         let staged = Staged::new(arrivals, source, stage);

@@ -69,7 +69,7 @@ impl Directory for &Register {
     }
 
     fn view(&self) -> RegistryView {
-        RegistryView { id: Some("reg".to_owned()), version: 0, is_certain: true, is_paused: false }
+        RegistryView { id: Some("reg".to_owned()), last: Stamped::default(), is_certain: true, is_paused: false }
     }
 }
 
@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
         Self {
             register,
             partition: Partition::new(settings, register, [7; 32]),
-            model: Model { registry_version: Some(0), ..Model::default() },
+            model: Model { registry_last: Some(Stamped::default()), ..Model::default() },
             now: 1,
             published: 0,
             turns: Turns::default(),

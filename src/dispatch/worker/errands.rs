@@ -34,9 +34,8 @@ pub enum Done {
 /// Follows the registry up to a look that begins now.
 pub async fn confirm(registry: Registry) -> Done {
     loop {
-        // No version is as new as this, so it always looks; what it finds is the registry's newest version.
-        match registry.refresh_to(u64::MAX).await {
-            Ok(()) | Err(RefreshError::Older { .. }) => return Done::RegistryConfirmed,
+        match registry.refresh().await {
+            Ok(()) => return Done::RegistryConfirmed,
             Err(RefreshError::Stopped) => return Done::Nothing,
             // Nothing is final while it is gone.
             Err(RefreshError::Vanished) => tokio::time::sleep(ERRAND_PAUSE).await,

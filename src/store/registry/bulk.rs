@@ -12,6 +12,7 @@ use crate::{
         endpoint::{Endpoint, Mark},
         id::{EndpointId, RegistryId},
         sealing::Ring,
+        stamped::Stamped,
     },
     store::error::StoreError,
 };
@@ -151,7 +152,7 @@ impl RegistryStore {
         Ok(ExportFile {
             schema: EXPORT_SCHEMA,
             registry_id: loaded.position.id,
-            version: loaded.position.version,
+            version: loaded.position.last.version,
             exported_at_ms: now_ms,
             endpoints,
         })
@@ -177,7 +178,8 @@ impl RegistryStore {
         }
         let ring = self.sealing_ring(&endpoints).await?;
         for _ in 0..IMPORT_TRIES {
-            let version = self.version_of_any_registry().await?;
+            // Also of a damaged registry, because an import is what mends it.
+            let seen = self.last_change().await?;
             let revisions = self.revisions().await?;
             for endpoint in &mut endpoints {
                 let known = revisions.get(&endpoint.id).copied().unwrap_or(0);
@@ -185,18 +187,11 @@ impl RegistryStore {
             }
             let staging = RegistryKeys::staging(&random_token());
             self.stage(&staging, &endpoints, &ring).await?;
-            if let Some(imported) = self.switch(&staging, endpoints.len(), version, id.as_ref(), mark).await? {
+            if let Some(imported) = self.switch(&staging, endpoints.len(), seen, id.as_ref(), mark).await? {
                 return Ok(imported);
             }
         }
         Err(BulkError::Changed.into())
-    }
-
-    /// Also reads a damaged registry, because an import is what mends it. 0 if there is none.
-    async fn version_of_any_registry(&mut self) -> Result<u64, StoreError> {
-        let command = redis::cmd("HGET").arg(RegistryKeys::META).arg("version").to_owned();
-        let version: Option<u64> = self.connection.query("read the registry's version", &command).await?;
-        Ok(version.unwrap_or(0))
     }
 
     async fn revisions(&mut self) -> Result<HashMap<EndpointId, u64>, StoreError> {
@@ -227,25 +222,28 @@ impl RegistryStore {
         Ok(())
     }
 
-    /// None if the registry was changed since `version`; the staged data is gone then.
+    /// None if the registry was changed since `seen`; the staged data is gone then.
     async fn switch(
         &mut self,
         staging: &str,
         expected: usize,
-        version: u64,
+        seen: Stamped,
         id: Option<&RegistryId>,
         mark: &Mark,
     ) -> Result<Option<Imported>, RegistryError> {
         let subject = "switch to the imported endpoints";
-        let call = change(&SWITCH, &[staging], id, mark).arg(expected).arg(version);
+        let call = change(&SWITCH, &[staging], id, mark).arg(expected).text(seen);
         let answer: Vec<String> = self.connection.run(subject, &call).await?;
         let unexpected = || StoreError::unexpected(subject, format_args!("{answer:?}"));
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["ok", version, id] => Ok(Some(Imported {
-                id: RegistryId::new(id).map_err(|_| unexpected())?,
-                version: version.parse().map_err(|_| unexpected())?,
-                endpoints: expected,
-            })),
+            ["ok", version, id] => {
+                self.has_changed = true;
+                Ok(Some(Imported {
+                    id: RegistryId::new(id).map_err(|_| unexpected())?,
+                    version: version.parse().map_err(|_| unexpected())?,
+                    endpoints: expected,
+                }))
+            }
             ["changed"] => {
                 let unlink = redis::cmd("UNLINK").arg(staging).to_owned();
                 let _: u64 = self.connection.query("drop the staged import", &unlink).await?;

@@ -8,6 +8,7 @@ use crate::{
     facts::{
         endpoint::{Endpoint, Mark},
         id::{EndpointId, RegistryId},
+        stamped::Stamped,
     },
     keyring::Keyring,
     store::{
@@ -29,7 +30,7 @@ const WAIT_GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     pub id: RegistryId,
-    pub version: u64,
+    pub last: Stamped,
 }
 
 /// One entry of the feed, with the endpoint as it is by now.
@@ -49,7 +50,12 @@ pub enum News {
     NoRegistry,
     Damaged(String),
     /// The feed does not tell everything that happened: the whole registry must be loaded.
-    Gap(Position, Option<Mark>),
+    Gap {
+        position: Position,
+        pause: Option<Mark>,
+        /// What was known has been taken back, as a failover does it.
+        is_back: bool,
+    },
     /// All changes up to a new position, or none at the known one. There may be more: ask again until the position
     /// stays.
     Changes {
@@ -75,15 +81,15 @@ impl RegistryStore {
         match self.news(None).await? {
             News::NoRegistry => Ok(None),
             News::Damaged(why) => Err(RegistryError::Damaged(why)),
-            News::Gap(position, pause) | News::Changes { position, pause, .. } => Ok(Some((position, pause))),
+            News::Gap { position, pause, .. } | News::Changes { position, pause, .. } => Ok(Some((position, pause))),
         }
     }
 
     /// What happened since `known`; always [`News::Gap`] if nothing is known.
     pub async fn news(&mut self, known: Option<&Position>) -> Result<News, StoreError> {
-        let (id, version) = known.map_or(("", 0), |known| (known.id.as_str(), known.version));
+        let (id, last) = known.map_or(("", Stamped::default()), |known| (known.id.as_str(), known.last));
         let call = CHANGES.keys_to_read(&[RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES]);
-        let call = call.arg(id).arg(version).arg(CHANGES_AT_ONCE);
+        let call = call.arg(id).arg(last.version).text(format_args!("{:016x}", last.stamp)).arg(CHANGES_AT_ONCE);
         let answer: Vec<Vec<u8>> = self.connection.run("follow the registry", &call).await?;
         read_news(known, &answer, self.connection.keyring())
             .ok_or_else(|| StoreError::unexpected("follow the registry", "the script's answer has no known form"))
@@ -119,7 +125,7 @@ impl RegistryStore {
             match self.news(Some(&loaded.position)).await? {
                 News::NoRegistry => return Err(RegistryError::NeverMade),
                 News::Damaged(why) => return Err(RegistryError::Damaged(why)),
-                News::Gap(..) => return Ok(false),
+                News::Gap { .. } => return Ok(false),
                 News::Changes { changes, .. } if changes.contains(&FeedChange::Reset) => return Ok(false),
                 News::Changes { position, pause, changes } => {
                     let at_its_end = position == loaded.position;
@@ -190,21 +196,22 @@ fn read_news(known: Option<&Position>, answer: &[Vec<u8>], keyring: &Keyring) ->
     let Ok(id) = RegistryId::new(text(1)?) else {
         return Some(News::Damaged("its id has a bad form".to_owned()));
     };
-    let position = Position { id, version: text(2)?.parse().ok()? };
-    let pause = match answer.get(3)?.as_slice() {
+    let stamp = u64::from_str_radix(text(3)?, 16).ok()?;
+    let position = Position { id, last: Stamped { version: text(2)?.parse().ok()?, stamp } };
+    let pause = match answer.get(4)?.as_slice() {
         b"" => None,
         json => Some(read_mark(json)),
     };
-    let rest = answer.get(4..)?;
+    let rest = answer.get(5..)?;
     match text(0)? {
-        "gap" => Some(News::Gap(position, pause)),
+        "gap" => Some(News::Gap { position, pause, is_back: rest.first()? == b"1" }),
         "ok" if rest.len() % 5 == 0 => {
-            let mut last = known?.version;
+            let mut last = known?.last.version;
             let mut changes = Vec::with_capacity(rest.len() / 5);
             for change in rest.chunks_exact(5) {
                 let after = std::str::from_utf8(&change[0]).ok()?;
                 if after.parse() != Ok(last) {
-                    return Some(News::Gap(position, pause));
+                    return Some(News::Gap { position, pause, is_back: false });
                 }
                 changes.extend(read_change(change, keyring)?);
                 last = std::str::from_utf8(&change[4]).ok()?.parse().ok()?;

@@ -175,6 +175,7 @@ impl RegistryStore {
         match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["ok", written] => {
                 let written = written.parse().map_err(|_| StoreError::unexpected(subject, "no number"))?;
+                self.has_changed |= written > 0;
                 Ok((written, (batch.len() as u64).saturating_sub(written)))
             }
             ["damaged", why] => Err(RegistryError::Damaged(why.to_owned())),

@@ -1,12 +1,12 @@
 -- Removes one endpoint.
 --
 -- KEYS    as in registry_change.lua
--- ARGV    1 to 5 as there   6 endpoint's id   7 revision that the caller saw; empty removes whatever is there
+-- ARGV    1 to 6 as there   7 endpoint's id   8 revision that the caller saw; empty removes whatever is there
 -- answer  {ok, version} | {missing} | {stale, revision} | {unreadable} | {damaged, why}
 
 local complaint = wrong_type()
 if complaint then return complaint end
-local endpoint, seen = ARGV[6], ARGV[7]
+local endpoint, seen = ARGV[7], ARGV[8]
 if not endpoint or endpoint == '' or not seen or (seen ~= '' and not tonumber(seen)) then
   return redis.error_reply('ERR a removal of an endpoint has bad arguments')
 end

@@ -2,19 +2,19 @@
 -- Each is compared as a whole with what was read, since an id may have been given to another endpoint meanwhile.
 --
 -- KEYS    as in registry_change.lua
--- ARGV    1 to 5 as there   6… endpoint's id, its JSON as it was read, its JSON from now on, and so on, at most 500 triples
+-- ARGV    1 to 6 as there   7… endpoint's id, its JSON as it was read, its JSON from now on, and so on, at most 500 triples
 -- answer  {ok, number written} | {damaged, why}
 
 local complaint = wrong_type()
 if complaint then return complaint end
-if #ARGV < 8 or #ARGV > 1505 or (#ARGV - 5) % 3 ~= 0 then
+if #ARGV < 9 or #ARGV > 1506 or (#ARGV - 6) % 3 ~= 0 then
   return redis.error_reply('ERR a change of the seal has bad arguments')
 end
 local damaged = damage()
 if damaged then return { 'damaged', damaged } end
 
 local written = 0
-for index = 6, #ARGV, 3 do
+for index = 7, #ARGV, 3 do
   local endpoint, seen, json = ARGV[index], ARGV[index + 1], ARGV[index + 2]
   if redis.call('HGET', KEYS[1], endpoint) == seen then
     announce('put', endpoint)

@@ -51,6 +51,7 @@ impl World {
                 self.after(for_ms, Event::PressureOver);
             }
             Action::RegistryLost { other, for_ms } => self.lose_registry(other, for_ms),
+            Action::RegistrySetBack { paused, made, after_ms } => self.change_in_vain(paused, made, after_ms),
             Action::Trim => self.trim(),
             Action::StreamAnew => self.make_stream_anew(),
             Action::DestroyGroup => {

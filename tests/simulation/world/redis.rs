@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     pub(super) fn apply(&mut self, call: &Call) -> Result<Answer, Failure> {
-        self.model.registry_version = (self.health != Health::Gone).then_some(self.registry.version);
+        self.model.registry_last = (self.health != Health::Gone).then_some(self.registry.last);
         let answer = match self.refusal(call) {
             Some(_) if self.mutation == Some(Mutation::RefusedChangeForgotten) => {
                 let mut rest = call.clone();

@@ -7,8 +7,10 @@ const ACCOUNTS: usize = 2;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Registry {
-    /// Changes with each change, and is never the same twice.
-    pub version: u64,
+    /// With a failover that takes changes back, another one can get a version that was there; no stamp is there twice.
+    pub last: Stamped,
+    /// How many states of it there were before: Redis never shows an older one later.
+    pub states: u64,
     pub is_paused: bool,
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     /// Those of them that no worker can read.
@@ -40,13 +42,12 @@ struct Seen {
 #[derive(Clone, Default)]
 pub(super) struct Snapshot {
     seen: Rc<RefCell<Seen>>,
-    /// A mutation: whatever is there is taken for the registry that the partition belongs to.
-    ignores_others: bool,
+    mutation: Option<Mutation>,
 }
 
 impl Snapshot {
-    pub fn new(registry: &Registry, health: Health, ignores_others: bool) -> Self {
-        let snapshot = Self { seen: Rc::default(), ignores_others };
+    pub fn new(registry: &Registry, health: Health, mutation: Option<Mutation>) -> Self {
+        let snapshot = Self { seen: Rc::default(), mutation };
         snapshot.see(registry.clone(), health);
         snapshot
     }
@@ -54,10 +55,13 @@ impl Snapshot {
     pub fn see(&self, registry: Registry, health: Health) {
         let mut seen = self.seen.borrow_mut();
         seen.is_certain = health != Health::Gone;
+        let id = if health == Health::Whole { REGISTRY } else { "another" };
+        let is_the_same = self.mutation == Some(Mutation::StampIgnored)
+            && (seen.id, seen.registry.last.version) == (Some(id), registry.last.version);
         // A look that began earlier may be answered later than another.
-        if seen.is_certain && (seen.id.is_none() || registry.version >= seen.registry.version) {
+        if seen.is_certain && (seen.id.is_none() || registry.states >= seen.registry.states && !is_the_same) {
             seen.registry = registry;
-            seen.id = Some(if health == Health::Whole { REGISTRY } else { "another" });
+            seen.id = Some(id);
         }
     }
 }
@@ -88,10 +92,11 @@ impl Directory for Snapshot {
 
     fn view(&self) -> RegistryView {
         let seen = self.seen.borrow();
-        let Registry { version, is_paused, .. } = seen.registry;
-        match self.ignores_others {
-            true => RegistryView { id: Some(REGISTRY.to_owned()), version, is_certain: true, is_paused },
-            false => RegistryView { id: seen.id.map(str::to_owned), version, is_certain: seen.is_certain, is_paused },
+        let Registry { last, is_paused, .. } = seen.registry;
+        // Whatever is there is taken for the registry that the partition belongs to.
+        match self.mutation == Some(Mutation::OtherRegistryIgnored) {
+            true => RegistryView { id: Some(REGISTRY.to_owned()), last, is_certain: true, is_paused },
+            false => RegistryView { id: seen.id.map(str::to_owned), last, is_certain: seen.is_certain, is_paused },
         }
     }
 }
@@ -178,11 +183,35 @@ impl World {
 
     pub(super) fn spread(&mut self) {
         self.versions += 1;
-        self.registry.version = self.versions;
+        self.registry.last = Stamped { version: self.registry.last.version + 1, stamp: self.versions };
+        self.registry.states = self.versions;
         for worker in 0..self.workers.len() {
             let lag = self.chance.below(60) + self.workers[worker].lag_ms;
             self.after(lag, Event::Sync { worker });
         }
+    }
+
+    /// The pause that a failover is to take back.
+    pub(super) fn change_in_vain(&mut self, paused: usize, made: usize, after_ms: u64) {
+        if self.health != Health::Whole || self.status(paused) != Some(EndpointState::Enabled) || self.is_locked(paused)
+        {
+            return;
+        }
+        let before = self.registry.clone();
+        self.change(paused, |endpoint| endpoint.status = EndpointState::Paused(mark()));
+        let lost = self.registry.last;
+        self.after(after_ms, Event::RegistrySetBack { before: Box::new(before), lost, made });
+    }
+
+    /// A failover, unless something else has changed meanwhile. The next change gets the version of the one that is lost.
+    pub(super) fn set_registry_back(&mut self, before: Registry, lost: Stamped, made: usize) {
+        if self.registry.last != lost || self.health != Health::Whole || self.status(made).is_some() {
+            return;
+        }
+        self.tally.count("registries_set_back");
+        self.registry = before;
+        self.create(made);
+        assert_eq!(self.registry.last.version, lost.version, "it is no version that was there");
     }
 
     /// As the worker's shell does it: a change that saw another revision is refused.

@@ -33,8 +33,7 @@ impl World {
             most_parts: 1024,
             parts: 1,
         };
-        let ignores = self.mutation == Some(Mutation::OtherRegistryIgnored);
-        let snapshot = Snapshot::new(&self.registry, self.health, ignores);
+        let snapshot = Snapshot::new(&self.registry, self.health, self.mutation);
         let found = &mut self.workers[worker];
         found.partition = Some(Partition::new(settings, snapshot.clone(), seed));
         found.snapshot = snapshot;
@@ -266,7 +265,12 @@ impl World {
         if self.mutation == Some(Mutation::RegistryTakenForNew)
             && let Ok(Answer::Entries { registry, .. }) = &mut answer
         {
-            *registry = Some(self.workers[worker].snapshot.view().version);
+            *registry = Some(self.workers[worker].snapshot.view().last);
+        }
+        if self.mutation == Some(Mutation::StampIgnored)
+            && let Ok(Answer::Entries { registry: Some(last), .. }) = &mut answer
+        {
+            last.stamp = self.workers[worker].snapshot.view().last.stamp;
         }
         if self.mutation == Some(Mutation::AccountIgnored)
             && let Ok(Answer::Claimed { kept, .. } | Answer::Heads { kept, .. } | Answer::Backlog { kept, .. }) =
