@@ -312,7 +312,7 @@ impl Visit {
 }
 
 /// The last but one is for operators, the last for whoever keeps the tokens.
-const STAFF_PAGES: [(&str, &str); 10] = [
+const STAFF_PAGES: [(&str, &str); 11] = [
     ("/console", "Overview"),
     ("/console/issues", "Issues"),
     ("/console/endpoints", "Endpoints"),
@@ -320,6 +320,7 @@ const STAFF_PAGES: [(&str, &str); 10] = [
     ("/console/dead-letters", "Dead letters"),
     ("/console/operations", "Operations"),
     ("/console/quarantine", "Quarantine"),
+    ("/console/partitions", "Partitions"),
     ("/console/audit", "Audit"),
     ("/console/portal", "Portal"),
     ("/console/tokens", "Tokens"),

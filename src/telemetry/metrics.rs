@@ -120,6 +120,17 @@ pub enum Removed {
     Expired,
 }
 
+/// How a partition of a split stream changed hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedOver {
+    /// Its owner gave it to this worker.
+    Given,
+    /// Nobody had it, and this worker took it.
+    TakenOver,
+    /// This worker did not keep its lease.
+    Lost,
+}
+
 /// Cheap to clone; all clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -145,6 +156,9 @@ struct Inner {
     dead_letters_removed: [Counter; REMOVED.len()],
     /// In the order of [`Quota::ALL`], which is that of its variants.
     quota_refusals: [Counter; Quota::ALL.len()],
+    /// In the order of [`HandedOver`]'s variants.
+    handovers: [Counter; HANDED_OVER.len()],
+    workers: Number,
     history_up: Number,
     history_rows: Counter,
     history_missed: Counter,
@@ -160,6 +174,7 @@ type Number = Gauge<u64, AtomicU64>;
 pub(super) const SETTLED: [&str; 4] = ["dispatched", "no_endpoint", "quarantined", "trimmed"];
 const FINISHED: [&str; 3] = ["delivered", "dead_letter", "skipped_disabled"];
 const REMOVED: [&str; 3] = ["redelivered", "discarded", "expired"];
+const HANDED_OVER: [&str; 3] = ["given", "taken_over", "lost"];
 
 impl Metrics {
     /// Of a worker with any number of partitions.
@@ -221,6 +236,14 @@ impl Metrics {
             "Times that a quota refused more: an endpoint is paused because it, or its account, has too much in Redis",
             Quota::ALL.map(|quota| QuotaLabel { quota: quota.name() }),
         );
+        let handovers = by_label(
+            r,
+            "handovers",
+            "Partitions that this worker got from others or lost, by how",
+            HANDED_OVER.map(|reason| ReasonLabel { reason }),
+        );
+        let help = "Live workers that share the stream, this one among them, as it last heard; 0 until it has heard";
+        let workers = number(r, "workers", help);
         let history_up = number(r, "history_up", "1 while the history of deliveries is written or looked on, else 0");
         let history_rows =
             counter(r, "history_rows_written", "Attempts and ends that this process wrote to the history");
@@ -246,6 +269,8 @@ impl Metrics {
             dead_letters_added,
             dead_letters_removed,
             quota_refusals,
+            handovers,
+            workers,
             history_up,
             history_rows,
             history_missed,
@@ -285,6 +310,20 @@ impl Metrics {
 
     pub(super) fn partitions(&self) -> &Partitions {
         &self.0.partitions
+    }
+
+    pub fn handed_over(&self, how: HandedOver) {
+        self.0.handovers[how as usize].inc();
+    }
+
+    /// So many live workers share the stream.
+    pub fn set_workers(&self, count: u64) {
+        self.0.workers.set(count);
+    }
+
+    /// Partitions that, as this worker hears, nobody works on or waits for.
+    pub fn set_orphans<'a>(&self, orphans: impl Iterator<Item = &'a str>) {
+        self.0.partitions.set_orphans(orphans);
     }
 
     pub fn novel_event(&self, kind: NoveltyKind) {
