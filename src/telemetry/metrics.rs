@@ -598,6 +598,9 @@ mod tests {
             "herald_delivery_duration_seconds_bucket{le=\"259200.0\"} 0",
             "herald_attempt_duration_seconds_count{result=\"failed\"} 0",
             "herald_attempts_total{outcome=\"unsendable\"} 0",
+            "herald_handovers_total{reason=\"given\"} 0",
+            "herald_handovers_total{reason=\"lost\"} 0",
+            "herald_workers 0",
             "herald_attempts_in_flight 0",
             "herald_deliveries_finished_total{result=\"skipped_disabled\"} 0",
             "herald_dead_letters_added_total{reason=\"exhausted\"} 0",
@@ -613,7 +616,11 @@ mod tests {
         ] {
             has(&page, line);
         }
-        for name in ["herald_redis_errors_total{kind=\"moved\"} ", "herald_log_lines_total{level=\"warn\"} "] {
+        for name in [
+            "herald_redis_errors_total{kind=\"try_again\"} ",
+            "herald_replication_unconfirmed_total{kind=\"routed\"} ",
+            "herald_log_lines_total{level=\"warn\"} ",
+        ] {
             assert!(page.lines().any(|line| line.starts_with(name)), "{name} is not in\n{page}");
         }
         assert!(page.contains("herald_redis_call_duration_seconds_count{call=\"settle\"} "));
@@ -760,6 +767,21 @@ mod tests {
         let text = metrics.encode(Format::Text);
         assert!(!text.contains("trace_id"), "the older text has no place for it");
         assert_eq!(values(&page), values(&text));
+    }
+
+    #[test]
+    fn a_partition_that_nobody_has_is_on_the_page_of_whoever_hears_so() {
+        let metrics = Metrics::new(Readiness::new());
+        lacks(&metrics.encode(Format::Text), "partition_owner");
+        metrics.set_orphans(["pay:0", "pay:1"].into_iter());
+        let own = metrics.partition("pay:0");
+        own.term_began();
+        let page = metrics.encode(Format::Text);
+        has(&page, "herald_partition_owner{partition=\"pay:0\"} 1");
+        has(&page, "herald_partition_owner{partition=\"pay:1\"} 0");
+        has(&page, "herald_partition_owned 1");
+        metrics.set_orphans([].into_iter());
+        lacks(&metrics.encode(Format::Text), "pay:1");
     }
 
     #[test]
