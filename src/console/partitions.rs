@@ -26,9 +26,24 @@ struct PartitionsPage {
 
 pub async fn list(visit: Visit) -> Result<Response, Problem> {
     let partitions: List<Partition> = visit.get("/v1/partitions").await?;
-    let workers = visit.find("/v1/workers").await;
+    let mut workers: Option<Vec<Worker>> = visit.find("/v1/workers").await;
     let (frame, partitions) = (visit.frame("Partitions"), partitions.items);
+    for worker in workers.iter_mut().flatten() {
+        worker.owned = named_briefly(worker, &partitions);
+    }
     Ok(shown(&PartitionsPage { frame, alarm: alarm(&partitions), partitions, workers }))
+}
+
+/// What it owns, in the order of the partitions; a part by its number alone, as a worker may have hundreds.
+fn named_briefly(worker: &Worker, partitions: &[Partition]) -> Vec<String> {
+    let place = |stream: &String| partitions.iter().position(|one| one.stream == *stream).unwrap_or(usize::MAX);
+    let mut owned: Vec<&String> = worker.owned.iter().collect();
+    owned.sort_by_key(|stream| place(stream));
+    let brief = |stream: &String| match stream.strip_prefix(&worker.stream) {
+        Some(part) if part.starts_with(':') => part.to_owned(),
+        _ => stream.clone(),
+    };
+    owned.into_iter().map(brief).collect()
 }
 
 fn alarm(partitions: &[Partition]) -> Option<String> {
@@ -45,6 +60,17 @@ fn alarm(partitions: &[Partition]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_worker_owns_is_named_in_the_order_of_the_partitions() {
+        let names = ["pay", "pay:2", "pay:2:0", "pay:10"].map(str::to_owned);
+        let partitions = names.clone().map(|stream| Partition { stream, ..Partition::default() });
+        let mut owned = names.to_vec();
+        owned.sort();
+        owned.push("pays".to_owned());
+        let worker = Worker { stream: "pay".to_owned(), owned, ..Worker::default() };
+        assert_eq!(named_briefly(&worker, &partitions), ["pay", ":2", ":2:0", ":10", "pays"]);
+    }
 
     #[test]
     fn what_nobody_works_on_is_named_up_to_a_number() {

@@ -126,7 +126,7 @@ struct Coming {
     ask_at: u64,
     /// Another one has it: it counts among those that are asked for.
     is_anothers: bool,
-    /// Who told of having it when it was first asked for.
+    /// Who had it when it was asked for.
     had_by: Option<String>,
 }
 
@@ -427,7 +427,7 @@ impl Membership {
     fn expect(&mut self, stream: &str, ask_at: u64, is_anothers: bool) {
         if self.doing.get(stream) != Some(&Doing::Owned) {
             let had_by = self.coming.get(stream).and_then(|coming| coming.had_by.clone());
-            let had_by = had_by.or_else(|| self.told_to_have(stream));
+            let had_by = had_by.or_else(|| self.told_to_have(stream).filter(|_| is_anothers));
             self.coming.insert(stream.to_owned(), Coming { ask_at, is_anothers, had_by });
         }
     }
@@ -506,8 +506,7 @@ impl Membership {
         }
         for ask in &asks {
             let ask_at = now + WANT_EVERY_MS;
-            let had_by = self.told_to_have(ask.stream());
-            let new = Coming { ask_at, is_anothers: had_by.is_some(), had_by };
+            let new = Coming { ask_at, is_anothers: self.told_to_have(ask.stream()).is_some(), had_by: None };
             let coming = self.coming.entry(ask.stream().to_owned()).or_insert(new);
             coming.ask_at = ask_at;
         }

@@ -339,6 +339,29 @@ fn what_a_dead_one_had_is_taken_as_its_leases_end() {
     assert_eq!(world.came().1, had);
 }
 
+/// As soon as it is known to have died: a lease that ends before that could have been given.
+#[test]
+fn what_was_asked_of_one_that_died_over_it_was_not_given() {
+    let mut taken = 0;
+    for seed in 0..6 {
+        let mut world = World::new(seed, 16, 1);
+        world.run(10_000);
+        world.came();
+        world.join(1);
+        while world.worker(1).membership.coming.values().filter(|coming| coming.had_by.is_some()).count() < AT_A_TIME {
+            world.run(TICK_MS);
+        }
+        let given = world.loads().get("worker-1").copied().unwrap_or(0);
+        world.kill(0);
+        world.run(20_000);
+        let came = world.came();
+        assert_eq!(came.0 + came.1, 17, "each came once: {came:?}");
+        assert!((given..=given + AT_A_TIME).contains(&came.0), "{came:?}, and {given} while it lived");
+        taken += usize::from(came.0 == given);
+    }
+    assert!(taken > 0, "all of them count as given");
+}
+
 #[test]
 fn what_a_worker_lost_and_has_again_did_not_change_hands() {
     let mut world = World::new(9, 16, 2);

@@ -75,7 +75,7 @@ impl House {
             registry.create(endpoint(endpoint_id, account, NOWHERE), &mark()).await.unwrap();
         }
         let setup = Setup::new(&redis.url()).env("HERALD_PARTITIONS", &parts.to_string());
-        let house = Self::of(redis, setup.env("HERALD_WORKER", "night shift")).await;
+        let house = Self::of(redis, setup.env("HERALD_WORKER", "night-shift")).await;
         house.herald.until_metric("herald_partition_owned", |owned| owned == f64::from(parts + 1)).await;
         house
     }
