@@ -84,7 +84,7 @@ pub enum Told {
     /// Nobody owns it.
     Free,
     /// Another one owns it, and knows or will know who asks.
-    Owned { asked_by: Option<String> },
+    Owned { owner: String, asked_by: Option<String> },
     /// Another one has asked for it before.
     Busy,
     /// No answer.
@@ -277,7 +277,10 @@ impl Membership {
     /// None for what this worker had itself, and lost for a while.
     fn how_it_came(&self, stream: &str) -> Option<Came> {
         let had_by = self.coming.get(stream).and_then(|coming| coming.had_by.as_ref());
-        let is_given = had_by.is_some_and(|id| self.members.iter().any(|member| member.id == *id));
+        // Who leaves lets go in the end of what nobody has asked for yet.
+        let gave =
+            |member: &Member| had_by == Some(&member.id) || (member.is_draining && member.owned.contains(stream));
+        let is_given = self.members.iter().any(gave);
         match (is_given, self.own.contains(stream)) {
             (true, _) => Some(Came::Given),
             (false, true) => None,
@@ -325,17 +328,17 @@ impl Membership {
             (Ask::Want(_), Told::Free) => {
                 self.orphans.remove(stream);
                 self.runs.insert(stream.to_owned());
-                self.expect(stream, now + WANT_EVERY_MS, false);
+                self.expect(stream, now + WANT_EVERY_MS, None);
             }
-            (Ask::Want(_), Told::Owned { .. }) => {
+            (Ask::Want(_), Told::Owned { owner, .. }) => {
                 if self.share.contains(stream) {
                     self.runs.insert(stream.to_owned());
-                    self.expect(stream, now + WANT_EVERY_MS, true);
+                    self.expect(stream, now + WANT_EVERY_MS, Some(owner));
                 }
                 self.orphans.remove(stream);
             }
-            (Ask::Want(_), Told::Busy | Told::Failed) => self.expect(stream, now + WANT_EVERY_MS, false),
-            (Ask::Look(_), Told::Owned { asked_by }) => {
+            (Ask::Want(_), Told::Busy | Told::Failed) => self.expect(stream, now + WANT_EVERY_MS, None),
+            (Ask::Look(_), Told::Owned { asked_by, .. }) => {
                 self.orphans.remove(stream);
                 if self.doing.contains_key(stream) {
                     self.asked(now, stream, asked_by.as_deref());
@@ -424,16 +427,12 @@ impl Membership {
         self.orphans = orphans.map(|stream| (stream.clone(), since(stream))).collect();
     }
 
-    fn expect(&mut self, stream: &str, ask_at: u64, is_anothers: bool) {
+    fn expect(&mut self, stream: &str, ask_at: u64, owner: Option<String>) {
         if self.doing.get(stream) != Some(&Doing::Owned) {
-            let had_by = self.coming.get(stream).and_then(|coming| coming.had_by.clone());
-            let had_by = had_by.or_else(|| self.told_to_have(stream).filter(|_| is_anothers));
+            let is_anothers = owner.is_some();
+            let had_by = owner.or_else(|| self.coming.get(stream).and_then(|coming| coming.had_by.clone()));
             self.coming.insert(stream.to_owned(), Coming { ask_at, is_anothers, had_by });
         }
-    }
-
-    fn told_to_have(&self, stream: &str) -> Option<String> {
-        self.members.iter().find(|member| member.owned.contains(stream)).map(|member| member.id.clone())
     }
 
     /// Stops what others should have: at once what it only waits for, and what it owns once it is asked for that.
@@ -506,7 +505,8 @@ impl Membership {
         }
         for ask in &asks {
             let ask_at = now + WANT_EVERY_MS;
-            let new = Coming { ask_at, is_anothers: self.told_to_have(ask.stream()).is_some(), had_by: None };
+            let is_anothers = self.members.iter().any(|member| member.owned.contains(ask.stream()));
+            let new = Coming { ask_at, is_anothers, had_by: None };
             let coming = self.coming.entry(ask.stream().to_owned()).or_insert(new);
             coming.ask_at = ask_at;
         }

@@ -199,12 +199,12 @@ impl World {
         let asked_by = slot.next(now).map(str::to_owned);
         match ask {
             Ask::Look(_) if slot.owner(now).is_none() => Told::Free,
-            Ask::Look(_) => Told::Owned { asked_by },
+            Ask::Look(_) => Told::Owned { owner: slot.owner(now).unwrap().to_owned(), asked_by },
             Ask::Want(_) if asked_by.as_deref().is_some_and(|by| by != id) => Told::Busy,
             Ask::Want(_) if slot.owner(now).is_none() => Told::Free,
             Ask::Want(_) => {
                 slot.next = Some((id.to_owned(), now + WANT_HOLDS_MS));
-                Told::Owned { asked_by }
+                Told::Owned { owner: slot.owner(now).unwrap().to_owned(), asked_by }
             }
         }
     }

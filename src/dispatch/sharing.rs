@@ -26,7 +26,7 @@ use crate::{
         keys::PartitionKeys,
         partition::want,
         pool::Pool,
-        protocol::Wanted,
+        protocol::{Term, Wanted},
         workers::look,
     },
     telemetry::{
@@ -245,12 +245,13 @@ async fn answer(redis: &Redis, worker: &str, ask: &Ask) -> Result<Told, StoreErr
     match ask {
         Ask::Want(_) => Ok(match want(&mut connection, &keys, worker, WANT_HOLDS_MS).await? {
             Wanted::Free => Told::Free,
-            Wanted::Asked { .. } => Told::Owned { asked_by: Some(worker.to_owned()) },
+            Wanted::Asked { owner, .. } => Told::Owned { owner, asked_by: Some(worker.to_owned()) },
             Wanted::Busy { .. } => Told::Busy,
         }),
         Ask::Look(_) => {
-            let (owner, asked_by) = look(&mut connection, &keys).await?;
-            Ok(if owner.is_some() { Told::Owned { asked_by } } else { Told::Free })
+            let (lease, asked_by) = look(&mut connection, &keys).await?;
+            let owned = |lease: String| Told::Owned { owner: Term::owner_of(&lease).to_owned(), asked_by };
+            Ok(lease.map_or(Told::Free, owned))
         }
     }
 }

@@ -141,7 +141,7 @@ async fn workers_that_die_or_freeze_lose_nothing_and_their_parts_are_taken_over(
     let handed = |herald: &Herald, reason| herald.metric(&format!("herald_handovers_total{{reason=\"{reason}\"}}"));
     assert!(handed(&three, "taken_over") > 0.0, "what the dead one had, and the frozen one");
     assert!(handed(&two, "lost") > 0.0, "it was frozen for longer than its leases");
-    assert_eq!(handed(&four, "taken_over"), 0.0, "it came to what others had");
+    assert!(handed(&four, "given") > 0.0, "it came to what another one had");
     for herald in [two, three, four] {
         assert!(herald.stop().await.success());
     }
