@@ -40,7 +40,7 @@ use crate::{
         partition::{ACQUIRE_EVERY_MS, ACQUIRE_SOON_MS, Happening, Settings},
         presence::{Company, OwnShare, Presence},
         shared_budgets::SharedBudgets,
-        sharing::{AskedBy, FleetSeen, Sharing},
+        sharing::{AskedBy, FleetSeen, Sharing, Shown},
         worker::{Parts, routing},
     },
     facts::{
@@ -162,7 +162,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let share =
         Share { id: worker_id(config), weight: config.worker.weight, lease_ms: config.lease.ttl.as_millis() as u64 };
     let fleet_seen = FleetSeen { standings: standings.watch(), asked_by: asked_by.watch() };
-    let (sharing, wanted) = Sharing::new(told_in, keys, share, own, company.clone(), fleet_seen, readiness.clone());
+    let shown = Shown { readiness: readiness.clone(), metrics: metrics.clone() };
+    let (sharing, wanted) = Sharing::new(told_in, keys, share, own, company.clone(), fleet_seen, shown);
     let threads = threads(config);
     let senders = senders(threads);
     let sending = |_| Ok::<_, anyhow::Error>(Arc::new(sender_of(config, redis.clone(), senders)?));

@@ -300,7 +300,7 @@ fn a_cluster_has_the_same_alerts_and_the_same_dashboard() {
     assert!(output.status.success(), "{}", said(&output));
 }
 
-/// More workers than partitions and one that waits have nothing to do; KEDA asks for what Herald reads.
+/// More workers than partitions and one that waits have nothing to do; KEDA asks for what waits in all of them.
 #[test]
 fn as_many_workers_as_have_something_to_do() {
     let Some(documents) = made("production") else { return };
@@ -319,7 +319,13 @@ fn as_many_workers_as_have_something_to_do() {
     let partitions: u64 = setting("stream.partitions").to_string().trim_matches('"').parse().unwrap();
     assert!(scaled["maxReplicaCount"].as_u64().unwrap() <= partitions + 1);
     assert!(scaled["minReplicaCount"].as_u64().unwrap() >= 2, "one of them waits for the other to die");
-    assert_eq!(scaled["triggers"][0]["metadata"]["stream"], setting("stream.name"));
+    let trigger = &scaled["triggers"][0];
+    assert_eq!(trigger["type"], "prometheus");
+    let query = trigger["metadata"]["query"].as_str().unwrap();
+    let (metric, _) = query.strip_prefix("sum(").and_then(|rest| rest.split_once('{')).unwrap();
+    let listed = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    assert!(listed.contains(&format!("| `{metric}` | gauge |")), "{metric} is no metric of Herald's");
+    assert!(trigger["metadata"]["threshold"].as_str().unwrap().parse::<u64>().unwrap() > 0);
     assert_eq!(of(&documents, "Deployment")["metadata"]["name"], scaled["scaleTargetRef"]["name"]);
     assert_eq!(of(&documents, "Deployment")["spec"]["replicas"], Value::Null);
 }

@@ -637,3 +637,45 @@ pub struct Event {
     pub at: At,
     pub status: Option<String>,
 }
+
+/// The stream, or a part of it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Partition {
+    pub stream: String,
+    pub mode: String,
+    pub parts: Option<u32>,
+    pub owner: Option<String>,
+    pub behind: Option<u64>,
+    pub has_more_behind: bool,
+    pub behind_ms: Option<u64>,
+    pub due: u64,
+    pub unfinished: u64,
+    pub dead_letters: u64,
+}
+
+impl Partition {
+    /// Its entries go to its parts.
+    pub fn is_routed(&self) -> bool {
+        self.mode == "routed"
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Worker {
+    pub name: String,
+    pub version: String,
+    pub stream: String,
+    pub weight: u32,
+    pub is_draining: bool,
+    pub owned: Vec<String>,
+    pub since: Option<At>,
+    pub clock_ahead_ms: i64,
+}
+
+impl Worker {
+    pub fn clock(&self) -> String {
+        format!("{:+} ms", self.clock_ahead_ms)
+    }
+}

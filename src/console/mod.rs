@@ -22,6 +22,7 @@ pub mod letters;
 pub mod operations;
 pub mod overview;
 pub mod page;
+pub mod partitions;
 pub mod plot;
 pub mod portal;
 pub mod quarantine;
@@ -118,6 +119,7 @@ fn pages() -> Router<Console> {
         .route("/console/quarantine/requeue", post(quarantine::requeue))
         .route("/console/quarantine/discard", post(quarantine::discard))
         .route("/console/quarantine/{entry}", get(quarantine::show))
+        .route("/console/partitions", get(partitions::list))
         .route("/console/audit", get(audit::list))
         .route("/console/audit/{act}", get(audit::show))
         .route("/console/portal", get(portal::form).post(portal::link))

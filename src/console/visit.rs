@@ -320,7 +320,7 @@ const UNCONFIRMED: &str = "It is stored, but no replica of Redis has confirmed i
                            Look later whether it is there, and do it again if it is not.";
 
 /// The last but one is for operators, the last for whoever keeps the tokens.
-const STAFF_PAGES: [(&str, &str); 10] = [
+const STAFF_PAGES: [(&str, &str); 11] = [
     ("/console", "Overview"),
     ("/console/issues", "Issues"),
     ("/console/endpoints", "Endpoints"),
@@ -328,6 +328,7 @@ const STAFF_PAGES: [(&str, &str); 10] = [
     ("/console/dead-letters", "Dead letters"),
     ("/console/operations", "Operations"),
     ("/console/quarantine", "Quarantine"),
+    ("/console/partitions", "Partitions"),
     ("/console/audit", "Audit"),
     ("/console/portal", "Portal"),
     ("/console/tokens", "Tokens"),

@@ -52,6 +52,15 @@ pub enum Doing {
     Stopping,
 }
 
+/// How a stream came to be this worker's, where there are several to share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// Another one gave it, and lives.
+    Given,
+    /// Nobody had it: its owner has died, or there was none yet.
+    TakenOver,
+}
+
 /// What is to be asked of the slot of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
@@ -75,7 +84,7 @@ pub enum Told {
     /// Nobody owns it.
     Free,
     /// Another one owns it, and knows or will know who asks.
-    Owned { asked_by: Option<String> },
+    Owned { owner: String, asked_by: Option<String> },
     /// Another one has asked for it before.
     Busy,
     /// No answer.
@@ -112,11 +121,13 @@ impl List {
 }
 
 /// A stream that this worker should have and does not yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Coming {
     ask_at: u64,
     /// Another one has it: it counts among those that are asked for.
     is_anothers: bool,
+    /// Who had it when it was asked for.
+    had_by: Option<String>,
 }
 
 /// Somebody asks for a stream of this worker.
@@ -147,6 +158,9 @@ pub struct Membership {
     owners: BTreeMap<String, String>,
     runs: BTreeSet<String>,
     doing: BTreeMap<String, Doing>,
+    /// Those that nobody else is known to have had since they were this worker's.
+    own: BTreeSet<String>,
+    came: Vec<Came>,
     coming: BTreeMap<String, Coming>,
     asked: BTreeMap<String, Asked>,
     /// Since when nobody seems to have a stream.
@@ -173,6 +187,8 @@ impl Membership {
             owners: BTreeMap::new(),
             runs: BTreeSet::new(),
             doing: BTreeMap::new(),
+            own: BTreeSet::new(),
+            came: Vec::new(),
             coming: BTreeMap::new(),
             asked: BTreeMap::new(),
             orphans: BTreeMap::new(),
@@ -191,6 +207,16 @@ impl Membership {
         self.doing.iter().filter(|(_, doing)| **doing != Doing::Waiting).map(|(stream, _)| stream.as_str())
     }
 
+    /// Streams that, as far as is known, nobody owns or waits for.
+    pub fn orphans(&self) -> impl Iterator<Item = &str> {
+        self.orphans.keys().map(String::as_str)
+    }
+
+    /// How streams came since this was last asked.
+    pub fn take_came(&mut self) -> Vec<Came> {
+        std::mem::take(&mut self.came)
+    }
+
     pub fn is_leaving(&self) -> bool {
         self.is_leaving
     }
@@ -205,6 +231,7 @@ impl Membership {
     pub fn heard(&mut self, now: u64, is_whole: bool, members: Vec<Member>, streams: Vec<String>) {
         self.is_whole = is_whole;
         self.members = members;
+        self.own.retain(|stream| !self.members.iter().any(|member| member.owned.contains(stream)));
         // By then what others told does not hold any more, though they may live.
         if self.heard_at.is_some_and(|at| now >= at + self.settings.lease_ms / 2) {
             self.patient_until = now + self.settings.lease_ms;
@@ -236,9 +263,29 @@ impl Membership {
 
     /// What the fleet does, of all streams that it has anything to do with.
     pub fn does(&mut self, doing: BTreeMap<String, Doing>) {
+        for (stream, _) in doing.iter().filter(|(_, doing)| **doing == Doing::Owned) {
+            if self.doing.get(stream) != Some(&Doing::Owned) && self.is_shared() {
+                self.came.extend(self.how_it_came(stream));
+            }
+            self.own.insert(stream.clone());
+        }
         self.doing = doing;
         self.coming.retain(|stream, _| self.doing.get(stream) != Some(&Doing::Owned));
         self.asked.retain(|stream, _| self.doing.contains_key(stream));
+    }
+
+    /// None for what this worker had itself, and lost for a while.
+    fn how_it_came(&self, stream: &str) -> Option<Came> {
+        let had_by = self.coming.get(stream).and_then(|coming| coming.had_by.as_ref());
+        // Who leaves lets go in the end of what nobody has asked for yet.
+        let gave =
+            |member: &Member| had_by == Some(&member.id) || (member.is_draining && member.owned.contains(stream));
+        let is_given = self.members.iter().any(gave);
+        match (is_given, self.own.contains(stream)) {
+            (true, _) => Some(Came::Given),
+            (false, true) => None,
+            (false, false) => Some(Came::TakenOver),
+        }
     }
 
     /// A renewal told that somebody asks for a stream.
@@ -281,17 +328,17 @@ impl Membership {
             (Ask::Want(_), Told::Free) => {
                 self.orphans.remove(stream);
                 self.runs.insert(stream.to_owned());
-                self.expect(stream, now + WANT_EVERY_MS, false);
+                self.expect(stream, now + WANT_EVERY_MS, None);
             }
-            (Ask::Want(_), Told::Owned { .. }) => {
+            (Ask::Want(_), Told::Owned { owner, .. }) => {
                 if self.share.contains(stream) {
                     self.runs.insert(stream.to_owned());
-                    self.expect(stream, now + WANT_EVERY_MS, true);
+                    self.expect(stream, now + WANT_EVERY_MS, Some(owner));
                 }
                 self.orphans.remove(stream);
             }
-            (Ask::Want(_), Told::Busy | Told::Failed) => self.expect(stream, now + WANT_EVERY_MS, false),
-            (Ask::Look(_), Told::Owned { asked_by }) => {
+            (Ask::Want(_), Told::Busy | Told::Failed) => self.expect(stream, now + WANT_EVERY_MS, None),
+            (Ask::Look(_), Told::Owned { asked_by, .. }) => {
                 self.orphans.remove(stream);
                 if self.doing.contains_key(stream) {
                     self.asked(now, stream, asked_by.as_deref());
@@ -382,9 +429,11 @@ impl Membership {
         self.orphans = orphans.map(|stream| (stream.clone(), since(stream))).collect();
     }
 
-    fn expect(&mut self, stream: &str, ask_at: u64, is_anothers: bool) {
+    fn expect(&mut self, stream: &str, ask_at: u64, owner: Option<String>) {
         if self.doing.get(stream) != Some(&Doing::Owned) {
-            self.coming.insert(stream.to_owned(), Coming { ask_at, is_anothers });
+            let is_anothers = owner.is_some();
+            let had_by = owner.or_else(|| self.coming.get(stream).and_then(|coming| coming.had_by.clone()));
+            self.coming.insert(stream.to_owned(), Coming { ask_at, is_anothers, had_by });
         }
     }
 
@@ -437,8 +486,7 @@ impl Membership {
             if matches!(self.doing.get(&stream), Some(Doing::Owned | Doing::Stopping)) || is_regretted {
                 continue;
             }
-            let coming = self.coming.get(&stream).copied();
-            match coming {
+            match self.coming.get(&stream) {
                 Some(coming) if now < coming.ask_at => {}
                 Some(_) => asks.push(Ask::Want(stream.clone())),
                 None if is_known && anothers >= AT_A_TIME => {}
@@ -460,7 +508,8 @@ impl Membership {
         for ask in &asks {
             let ask_at = now + WANT_EVERY_MS;
             let is_anothers = self.members.iter().any(|member| member.owned.contains(ask.stream()));
-            let coming = self.coming.entry(ask.stream().to_owned()).or_insert(Coming { ask_at, is_anothers });
+            let new = Coming { ask_at, is_anothers, had_by: None };
+            let coming = self.coming.entry(ask.stream().to_owned()).or_insert(new);
             coming.ask_at = ask_at;
         }
         asks

@@ -199,12 +199,12 @@ impl World {
         let asked_by = slot.next(now).map(str::to_owned);
         match ask {
             Ask::Look(_) if slot.owner(now).is_none() => Told::Free,
-            Ask::Look(_) => Told::Owned { asked_by },
+            Ask::Look(_) => Told::Owned { owner: slot.owner(now).unwrap().to_owned(), asked_by },
             Ask::Want(_) if asked_by.as_deref().is_some_and(|by| by != id) => Told::Busy,
             Ask::Want(_) if slot.owner(now).is_none() => Told::Free,
             Ask::Want(_) => {
                 slot.next = Some((id.to_owned(), now + WANT_HOLDS_MS));
-                Told::Owned { asked_by }
+                Told::Owned { owner: slot.owner(now).unwrap().to_owned(), asked_by }
             }
         }
     }
@@ -215,6 +215,13 @@ impl World {
             *loads.entry(slot.owner(self.now).unwrap_or("nobody").to_owned()).or_insert(0) += 1;
         }
         loads
+    }
+
+    /// How many streams were given and how many were taken over, since this was last asked.
+    fn came(&mut self) -> (usize, usize) {
+        let all = self.workers.values_mut().flat_map(|worker| worker.membership.take_came());
+        let (given, taken): (Vec<Came>, Vec<Came>) = all.partition(|came| *came == Came::Given);
+        (given.len(), taken.len())
     }
 
     fn owners(&self) -> BTreeMap<String, Option<String>> {
@@ -266,6 +273,7 @@ fn all_that_start_together_take_each_stream_once() {
     world.run(10_000);
     assert!(world.is_even_among(&[0, 1, 2, 3]), "{:?}", world.loads());
     assert!(world.slots.values().all(|slot| slot.owners.len() == 1));
+    assert_eq!(world.came(), (0, 65));
 }
 
 #[test]
@@ -275,6 +283,7 @@ fn who_joins_gets_its_share_without_a_gap_and_moves_no_more_than_that() {
         world.run(10_000);
         let owners = world.owners();
         world.forget();
+        world.came();
         world.join(before);
         world.run(60_000);
         assert!(world.is_even_among(&(0..=before).collect::<Vec<_>>()), "{:?}", world.loads());
@@ -283,6 +292,8 @@ fn who_joins_gets_its_share_without_a_gap_and_moves_no_more_than_that() {
         assert!(world.longest_free() <= 100, "{} ms without an owner", world.longest_free());
         assert!(world.workers.values().all(|worker| worker.most_given <= AT_A_TIME));
         assert!(world.slots.values().all(|slot| slot.owners.len() <= 1), "a stream moved twice");
+        assert_eq!(world.came(), (moved, 0));
+        assert!(world.workers.values().all(|worker| worker.membership.orphans().next().is_none()));
     }
 }
 
@@ -291,6 +302,8 @@ fn who_leaves_gives_everything_away_without_a_gap() {
     let mut world = World::new(7, 64, 4);
     world.run(10_000);
     world.forget();
+    world.came();
+    let had = world.loads()["worker-2"];
     let now = world.now;
     world.worker(2).membership.leave(now);
     world.worker(2).beat_at = now;
@@ -298,6 +311,8 @@ fn who_leaves_gives_everything_away_without_a_gap() {
     assert!(world.worker(2).membership.has_left());
     assert!(world.is_even_among(&[0, 1, 3]), "{:?}", world.loads());
     assert!(world.longest_free() <= 100, "{}", world.longest_free());
+    let (given, taken) = world.came();
+    assert!(given >= had && taken == 0, "{given} given and {taken} taken over of {had}");
 }
 
 #[test]
@@ -313,12 +328,52 @@ fn the_last_one_need_not_wait_for_anybody() {
 fn what_a_dead_one_had_is_taken_as_its_leases_end() {
     let mut world = World::new(9, 64, 4);
     world.run(10_000);
+    let had = world.loads()["worker-1"];
     world.kill(1);
     world.forget();
+    world.came();
     // As soon as each has an owner, those that are left even their load out.
     world.run(60_000);
     assert!(world.is_even_among(&[0, 2, 3]), "{:?}", world.loads());
     assert!(world.longest_free() <= 500, "{} ms after the end of a lease", world.longest_free());
+    assert_eq!(world.came().1, had);
+}
+
+/// As soon as it is known to have died: a lease that ends before that could have been given.
+#[test]
+fn what_was_asked_of_one_that_died_over_it_was_not_given() {
+    let mut taken = 0;
+    for seed in 0..6 {
+        let mut world = World::new(seed, 16, 1);
+        world.run(10_000);
+        world.came();
+        world.join(1);
+        while world.worker(1).membership.coming.values().filter(|coming| coming.had_by.is_some()).count() < AT_A_TIME {
+            world.run(TICK_MS);
+        }
+        let given = world.loads().get("worker-1").copied().unwrap_or(0);
+        world.kill(0);
+        world.run(20_000);
+        let came = world.came();
+        assert_eq!(came.0 + came.1, 17, "each came once: {came:?}");
+        assert!((given..=given + AT_A_TIME).contains(&came.0), "{came:?}, and {given} while it lived");
+        taken += usize::from(came.0 == given);
+    }
+    assert!(taken > 0, "all of them count as given");
+}
+
+#[test]
+fn what_a_worker_lost_and_has_again_did_not_change_hands() {
+    let mut world = World::new(9, 16, 2);
+    world.run(10_000);
+    world.came();
+    let (_, worker) = world.workers.first_key_value().unwrap();
+    let own: Vec<String> = worker.membership.owned().map(str::to_owned).collect();
+    // Its node forgets the lease.
+    own.iter().for_each(|stream| world.slots.get_mut(stream).unwrap().owner = None);
+    world.run(10_000);
+    assert!(world.is_even_among(&[0, 1]), "{:?}", world.loads());
+    assert_eq!(world.came(), (0, 0));
 }
 
 /// Who was asked for is not who should have it any more, once the dead one is back.

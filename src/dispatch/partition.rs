@@ -218,6 +218,8 @@ pub enum Happening {
         term: Term,
         why: String,
     },
+    /// Its time is over without a renewal, or another has it. Not where it was given back.
+    LeaseLost,
     GroupMade {
         after: EntryId,
     },
@@ -533,7 +535,7 @@ impl<D: Directory> Partition<D> {
 
     pub fn renewed(&mut self, now: u64, term: &Term, answer: &Result<Answer, Failure>) {
         if !self.lease.renewed(now, term, answer) {
-            self.end_term(now, "the lease is not ours any more".to_owned());
+            self.lose(now);
         }
     }
 
@@ -739,6 +741,7 @@ impl<D: Directory> Partition<D> {
             self.phase = Phase::Stopped;
             return;
         }
+        self.lease.given_back();
         self.end_term(now, "another worker has what this one lacks: keys, or the right time".to_owned());
         (self.records_until, self.begun_before) = (None, None);
     }
@@ -925,8 +928,20 @@ impl<D: Directory> Partition<D> {
             if self.is_owner() {
                 self.end_term(now, "the lease could not be renewed in time".to_owned());
             }
+            self.note_loss();
             self.core.forget_flights();
             self.errands.push(Errand::AbortFlights);
+        }
+    }
+
+    fn lose(&mut self, now: u64) {
+        self.end_term(now, "the lease is not ours any more".to_owned());
+        self.note_loss();
+    }
+
+    fn note_loss(&mut self) {
+        if self.lease.is_missed() {
+            self.happenings.push(Happening::LeaseLost);
         }
     }
 

@@ -203,6 +203,8 @@ fn a_worker_that_gives_way_gives_its_lease_back_and_asks_for_it_only_later() {
     partition.attempted(12, send.token, delivered());
     drive(&mut partition, &mut model, 12);
     assert!(model.lease.is_none() && !partition.is_stopped() && !partition.is_owner());
+    partition.next_renewal(10_000);
+    assert_eq!(losses(&mut partition), 0, "it gave it away");
     assert_eq!(drive(&mut partition, &mut model, 10_000), 0, "it is for another worker");
     partition.give_way(10_000, false);
     drive(&mut partition, &mut model, 20_000);
@@ -424,6 +426,25 @@ fn a_lease_that_could_not_be_renewed_stops_everything_in_flight() {
     assert!(partition.next_attempt(4_510).is_none());
     assert!(!partition.is_owner());
     assert_eq!(partition.take_errands(), [Errand::AbortFlights]);
+    assert_eq!(losses(&mut partition), 1);
+}
+
+fn losses(partition: &mut Partition<&Known>) -> usize {
+    partition.take_happenings().iter().filter(|what| matches!(what, Happening::LeaseLost)).count()
+}
+
+#[test]
+fn a_lease_that_another_worker_took_is_lost_once() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    drive(&mut partition, &mut model, 10);
+    assert_eq!(losses(&mut partition), 0);
+    let call = partition.next_renewal(2_000).unwrap();
+    partition.renewed(2_000, call.term(), &Ok(Answer::Lost));
+    assert!(!partition.is_owner());
+    // Its time is over, too.
+    partition.next_renewal(10_000);
+    assert_eq!(losses(&mut partition), 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    membership::{Ask, Doing, Member, Membership, Settings, Told, WANT_HOLDS_MS},
+    membership::{Ask, Came, Doing, Member, Membership, Settings, Told, WANT_HOLDS_MS},
     presence::{Company, OwnShare},
 };
 use crate::{
@@ -26,10 +26,13 @@ use crate::{
         keys::PartitionKeys,
         partition::want,
         pool::Pool,
-        protocol::Wanted,
+        protocol::{Term, Wanted},
         workers::look,
     },
-    telemetry::readiness::Readiness,
+    telemetry::{
+        metrics::{HandedOver, Metrics},
+        readiness::Readiness,
+    },
 };
 
 /// An answer that comes later is of no use: it is asked again.
@@ -70,6 +73,12 @@ pub struct FleetSeen {
     pub asked_by: watch::Receiver<BTreeMap<String, String>>,
 }
 
+/// Where it shows what it hears.
+pub struct Shown {
+    pub readiness: Readiness,
+    pub metrics: Metrics,
+}
+
 /// Shares the partitions of a stream with other workers.
 pub struct Sharing {
     membership: Membership,
@@ -80,7 +89,7 @@ pub struct Sharing {
     fleet: FleetSeen,
     own: watch::Sender<OwnShare>,
     runs: watch::Sender<BTreeSet<String>>,
-    readiness: Readiness,
+    shown: Shown,
     began: Instant,
     heard_of: Option<Company>,
 }
@@ -94,7 +103,7 @@ impl Sharing {
         own: watch::Sender<OwnShare>,
         company: watch::Receiver<Option<Company>>,
         fleet: FleetSeen,
-        readiness: Readiness,
+        shown: Shown,
     ) -> (Self, watch::Receiver<BTreeSet<String>>) {
         let (runs, runs_seen) = watch::channel(BTreeSet::new());
         let sharing = Self {
@@ -107,7 +116,7 @@ impl Sharing {
             fleet,
             own,
             runs,
-            readiness,
+            shown,
             began: clock::now(),
             heard_of: None,
         };
@@ -166,7 +175,8 @@ impl Sharing {
             });
             let now = self.now();
             self.membership.heard(now, company.is_whole, members.collect(), company.layout.streams());
-            self.readiness.set_redis(true);
+            self.shown.readiness.set_redis(true);
+            self.shown.metrics.set_workers(company.others.len() as u64 + 1);
         }
         self.heard_of = company.or(self.heard_of.take());
     }
@@ -182,6 +192,12 @@ impl Sharing {
     fn look_at_fleet(&mut self) {
         let does = self.fleet.standings.borrow_and_update().clone();
         self.membership.does(does);
+        for came in self.membership.take_came() {
+            self.shown.metrics.handed_over(match came {
+                Came::Given => HandedOver::Given,
+                Came::TakenOver => HandedOver::TakenOver,
+            });
+        }
     }
 
     fn hear_who_asks(&mut self) {
@@ -193,6 +209,7 @@ impl Sharing {
 
     /// Tells the fleet and the others what has changed.
     fn tell(&self) {
+        self.shown.metrics.set_orphans(self.membership.orphans());
         let runs = self.membership.runs();
         self.runs.send_if_modified(|known| {
             let has_changed = known != runs;
@@ -228,12 +245,13 @@ async fn answer(redis: &Redis, worker: &str, ask: &Ask) -> Result<Told, StoreErr
     match ask {
         Ask::Want(_) => Ok(match want(&mut connection, &keys, worker, WANT_HOLDS_MS).await? {
             Wanted::Free => Told::Free,
-            Wanted::Asked { .. } => Told::Owned { asked_by: Some(worker.to_owned()) },
+            Wanted::Asked { owner, .. } => Told::Owned { owner, asked_by: Some(worker.to_owned()) },
             Wanted::Busy { .. } => Told::Busy,
         }),
         Ask::Look(_) => {
-            let (owner, asked_by) = look(&mut connection, &keys).await?;
-            Ok(if owner.is_some() { Told::Owned { asked_by } } else { Told::Free })
+            let (lease, asked_by) = look(&mut connection, &keys).await?;
+            let owned = |lease: String| Told::Owned { owner: Term::owner_of(&lease).to_owned(), asked_by };
+            Ok(lease.map_or(Told::Free, owned))
         }
     }
 }

@@ -60,7 +60,10 @@ impl StoreError {
         }
         match kind {
             Kind::Unavailable => {
-                let remedy = if let Trouble::Moved = trouble(error, &kind) { MOVING } else { REACHABLE };
+                let remedy = match trouble(error, &kind) {
+                    Trouble::Moved | Trouble::Ask | Trouble::TryAgain => MOVING,
+                    _ => REACHABLE,
+                };
                 Self::Unavailable { subject, cause, remedy }
             }
             Kind::OutOfMemory => Self::OutOfMemory { subject, cause },
@@ -128,9 +131,10 @@ fn trouble(error: &RedisError, kind: &Kind) -> Trouble {
     match (kind_of(error), kind) {
         (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => Trouble::Loading,
         (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Trouble::ReadOnly,
-        (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain), _) => {
-            Trouble::Moved
-        }
+        (ErrorKind::Server(ServerErrorKind::Moved), _) => Trouble::Moved,
+        (ErrorKind::Server(ServerErrorKind::Ask), _) => Trouble::Ask,
+        (ErrorKind::Server(ServerErrorKind::TryAgain), _) => Trouble::TryAgain,
+        (ErrorKind::Server(ServerErrorKind::ClusterDown), _) => Trouble::ClusterDown,
         (ErrorKind::Server(ServerErrorKind::ResponseError), _) => Trouble::Script,
         (_, Kind::Unavailable) if error.is_timeout() => Trouble::TimedOut,
         (_, Kind::Unavailable) => Trouble::Unavailable,
@@ -204,11 +208,12 @@ mod tests {
             let error = redis::parse_redis_value(text.as_bytes()).and_then(|value| value.extract_error()).unwrap_err();
             trouble(&error, &Kind::of(&error))
         };
-        let kinds = ["LOADING", "READONLY", "MOVED", "ERR", "OOM", "NOPERM", "MISCONF", "WRONGTYPE"].map(of);
+        let kinds = ["LOADING", "READONLY", "ERR", "OOM", "NOPERM", "MISCONF", "WRONGTYPE"].map(of);
+        let of_a_slot = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"].map(of);
+        assert_eq!(of_a_slot, [Trouble::Moved, Trouble::Ask, Trouble::TryAgain, Trouble::ClusterDown]);
         let expected = [
             Trouble::Loading,
             Trouble::ReadOnly,
-            Trouble::Moved,
             Trouble::Script,
             Trouble::Full,
             Trouble::Denied,

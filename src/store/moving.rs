@@ -18,10 +18,13 @@ use super::{
         Wired, append, appended, wait, wanted,
     },
 };
-use crate::facts::{
-    id::{DeliveryId, EntryId},
-    letter::LetterFacts,
-    partition::part_of,
+use crate::{
+    facts::{
+        id::{DeliveryId, EntryId},
+        letter::LetterFacts,
+        partition::part_of,
+    },
+    telemetry::calls::{Replicated, unconfirmed},
 };
 
 /// The most that is handed over at once.
@@ -222,6 +225,9 @@ impl PartsStore {
             _ => connection.query(subject, &wait(wanted, self.replicas.timeout.as_millis() as u64)).await?,
         };
         let are_here = here >= u64::from(wanted);
+        if !are_here {
+            unconfirmed(Replicated::HandedOver, 1);
+        }
         self.nodes.insert(node.to_owned(), Wired { connection, are_behind: !are_here });
         Ok(if are_here { HandedOver::Done } else { HandedOver::Unconfirmed })
     }

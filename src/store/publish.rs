@@ -27,7 +27,10 @@ use crate::{
         partition::{Layout, Mode},
         traceparent::Traceparent,
     },
-    telemetry::traces::Publishing,
+    telemetry::{
+        calls::{Replicated, unconfirmed},
+        traces::Publishing,
+    },
 };
 
 /// For how long an event's id is remembered: a producer that got no answer asks again within seconds. Each takes some 150 bytes
@@ -280,10 +283,12 @@ impl EventPublisher {
             _ => {}
         }
         let confirmed = here.unwrap_or(0);
-        match confirmed < u64::from(wanted) {
-            true => self.state().behind.insert(stream.to_owned()),
-            false => self.state().behind.remove(stream),
-        };
+        if confirmed < u64::from(wanted) {
+            self.state().behind.insert(stream.to_owned());
+            unconfirmed(Replicated::Published, events.len());
+        } else {
+            self.state().behind.remove(stream);
+        }
         let published = answer.chunks(2).map(read).collect::<Option<Vec<_>>>().filter(|all| all.len() == events.len());
         let published = published.ok_or_else(|| StoreError::unexpected(subject, format_args!("{answer:?}")))?;
         for (begun, published) in publishing.into_iter().zip(&published) {

@@ -18,10 +18,13 @@ use super::{
     protocol::{GROUP, RETAIN_PARTS, Term},
     topology::Kind,
 };
-use crate::facts::{
-    event::MAX_EVENT_BYTES,
-    id::{EndpointId, EntryId},
-    partition::{Mode, part_of},
+use crate::{
+    facts::{
+        event::MAX_EVENT_BYTES,
+        id::{EndpointId, EntryId},
+        partition::{Mode, part_of},
+    },
+    telemetry::calls::{Replicated, unconfirmed},
 };
 
 /// The most entries of one look.
@@ -526,6 +529,9 @@ impl Appending {
         let (answers, here) = wired.connection.run_each(subject, &calls, is_new, then.as_ref()).await?;
         let are_here = here.unwrap_or(0) >= u64::from(self.wanted);
         wired.are_behind = !are_here && !is_new;
+        if wired.are_behind {
+            unconfirmed(Replicated::Routed, calls.len());
+        }
         let one = |(keys, answer): (&PartitionKeys, Result<Value, StoreError>)| {
             let subject = Subject("pass entries on to", keys.stream());
             appended(answer?).map_err(|why| StoreError::unexpected(subject, why))

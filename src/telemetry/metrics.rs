@@ -120,6 +120,17 @@ pub enum Removed {
     Expired,
 }
 
+/// How a partition of a split stream changed hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedOver {
+    /// Its owner gave it to this worker.
+    Given,
+    /// Nobody had it, and this worker took it.
+    TakenOver,
+    /// This worker did not keep its lease.
+    Lost,
+}
+
 /// Cheap to clone; all clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -145,6 +156,9 @@ struct Inner {
     dead_letters_removed: [Counter; REMOVED.len()],
     /// In the order of [`Quota::ALL`], which is that of its variants.
     quota_refusals: [Counter; Quota::ALL.len()],
+    /// In the order of [`HandedOver`]'s variants.
+    handovers: [Counter; HANDED_OVER.len()],
+    workers: Number,
     history_up: Number,
     history_rows: Counter,
     history_missed: Counter,
@@ -160,6 +174,7 @@ type Number = Gauge<u64, AtomicU64>;
 pub(super) const SETTLED: [&str; 4] = ["dispatched", "no_endpoint", "quarantined", "trimmed"];
 const FINISHED: [&str; 3] = ["delivered", "dead_letter", "skipped_disabled"];
 const REMOVED: [&str; 3] = ["redelivered", "discarded", "expired"];
+const HANDED_OVER: [&str; 3] = ["given", "taken_over", "lost"];
 
 impl Metrics {
     /// Of a worker with any number of partitions.
@@ -221,6 +236,14 @@ impl Metrics {
             "Times that a quota refused more: an endpoint is paused because it, or its account, has too much in Redis",
             Quota::ALL.map(|quota| QuotaLabel { quota: quota.name() }),
         );
+        let handovers = by_label(
+            r,
+            "handovers",
+            "Partitions that this worker got from others or lost, by how",
+            HANDED_OVER.map(|reason| ReasonLabel { reason }),
+        );
+        let help = "Live workers that share the stream, this one among them, as it last heard; 0 until it has heard";
+        let workers = number(r, "workers", help);
         let history_up = number(r, "history_up", "1 while the history of deliveries is written or looked on, else 0");
         let history_rows =
             counter(r, "history_rows_written", "Attempts and ends that this process wrote to the history");
@@ -246,6 +269,8 @@ impl Metrics {
             dead_letters_added,
             dead_letters_removed,
             quota_refusals,
+            handovers,
+            workers,
             history_up,
             history_rows,
             history_missed,
@@ -285,6 +310,20 @@ impl Metrics {
 
     pub(super) fn partitions(&self) -> &Partitions {
         &self.0.partitions
+    }
+
+    pub fn handed_over(&self, how: HandedOver) {
+        self.0.handovers[how as usize].inc();
+    }
+
+    /// So many live workers share the stream.
+    pub fn set_workers(&self, count: u64) {
+        self.0.workers.set(count);
+    }
+
+    /// Partitions that, as this worker hears, nobody works on or waits for.
+    pub fn set_orphans<'a>(&self, orphans: impl Iterator<Item = &'a str>) {
+        self.0.partitions.set_orphans(orphans);
     }
 
     pub fn novel_event(&self, kind: NoveltyKind) {
@@ -559,6 +598,9 @@ mod tests {
             "herald_delivery_duration_seconds_bucket{le=\"259200.0\"} 0",
             "herald_attempt_duration_seconds_count{result=\"failed\"} 0",
             "herald_attempts_total{outcome=\"unsendable\"} 0",
+            "herald_handovers_total{reason=\"given\"} 0",
+            "herald_handovers_total{reason=\"lost\"} 0",
+            "herald_workers 0",
             "herald_attempts_in_flight 0",
             "herald_deliveries_finished_total{result=\"skipped_disabled\"} 0",
             "herald_dead_letters_added_total{reason=\"exhausted\"} 0",
@@ -574,7 +616,11 @@ mod tests {
         ] {
             has(&page, line);
         }
-        for name in ["herald_redis_errors_total{kind=\"moved\"} ", "herald_log_lines_total{level=\"warn\"} "] {
+        for name in [
+            "herald_redis_errors_total{kind=\"try_again\"} ",
+            "herald_replication_unconfirmed_total{kind=\"routed\"} ",
+            "herald_log_lines_total{level=\"warn\"} ",
+        ] {
             assert!(page.lines().any(|line| line.starts_with(name)), "{name} is not in\n{page}");
         }
         assert!(page.contains("herald_redis_call_duration_seconds_count{call=\"settle\"} "));
@@ -721,6 +767,21 @@ mod tests {
         let text = metrics.encode(Format::Text);
         assert!(!text.contains("trace_id"), "the older text has no place for it");
         assert_eq!(values(&page), values(&text));
+    }
+
+    #[test]
+    fn a_partition_that_nobody_has_is_on_the_page_of_whoever_hears_so() {
+        let metrics = Metrics::new(Readiness::new());
+        lacks(&metrics.encode(Format::Text), "partition_owner");
+        metrics.set_orphans(["pay:0", "pay:1"].into_iter());
+        let own = metrics.partition("pay:0");
+        own.term_began();
+        let page = metrics.encode(Format::Text);
+        has(&page, "herald_partition_owner{partition=\"pay:0\"} 1");
+        has(&page, "herald_partition_owner{partition=\"pay:1\"} 0");
+        has(&page, "herald_partition_owned 1");
+        metrics.set_orphans([].into_iter());
+        lacks(&metrics.encode(Format::Text), "pay:1");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! is on the page as long as this worker has it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Deref,
     sync::{
@@ -156,6 +156,8 @@ impl Deref for PartitionMetrics {
 #[derive(Debug, Clone)]
 pub(super) struct Partitions {
     all: Arc<Mutex<BTreeMap<String, Weak<Own>>>>,
+    /// Those that nobody has.
+    orphans: Arc<Mutex<BTreeSet<String>>>,
     readiness: Readiness,
     /// The most that a server has said, as a server that is away says nothing.
     evicted_keys: Arc<AtomicU64>,
@@ -163,7 +165,7 @@ pub(super) struct Partitions {
 
 impl Partitions {
     pub fn new(readiness: Readiness) -> Self {
-        Self { all: Arc::default(), readiness, evicted_keys: Arc::default() }
+        Self { all: Arc::default(), orphans: Arc::default(), readiness, evicted_keys: Arc::default() }
     }
 
     /// That of this name: the same as long as somebody holds it.
@@ -173,6 +175,11 @@ impl Partitions {
         let own = known.unwrap_or_default();
         all.insert(partition.to_owned(), Arc::downgrade(&own));
         own
+    }
+
+    /// Cheap while there are none.
+    pub fn set_orphans<'a>(&self, orphans: impl Iterator<Item = &'a str>) {
+        *lock(&self.orphans) = orphans.map(str::to_owned).collect();
     }
 
     fn held(&self) -> Vec<(String, Arc<Own>)> {
@@ -187,8 +194,10 @@ impl Collector for Partitions {
         let all = self.held();
         let looks: Vec<(String, Look)> =
             all.iter().filter_map(|(name, own)| Some((name.clone(), lock(&own.look).clone()?))).collect();
+        let orphans = lock(&self.orphans).clone();
         let mut page = Page { encoder, all };
         page.of_each()?;
+        page.owners(&orphans)?;
         page.of_all(&looks)?;
         page.of_redis(self.readiness.redis_answers(), self.evicted_keys.load(Relaxed))?;
         owner::encode(page.encoder, &looks)
@@ -228,15 +237,24 @@ impl Page<'_> {
         let help = with_end("How long the oldest entry waits that a routed stream has not passed on to all its parts");
         let unit = Some(&Unit::Seconds);
         let mut metric = self.encoder.encode_descriptor("route_lag", &help, unit, MetricType::Gauge)?;
-        for (name, own) in &self.all {
+        self.all.iter().try_for_each(|(name, own)| {
             let lag = own.route_lag_ms.load(Relaxed) as f64 / 1_000.0;
-            ConstGauge::new(lag).encode(metric.encode_family(&[("partition", name.as_str())])?)?;
+            ConstGauge::new(lag).encode(metric.encode_family(&[("partition", name.as_str())])?)
+        })
+    }
+
+    /// Of those that nobody has, too: else a partition without an owner would be on no page.
+    fn owners(&mut self, orphans: &BTreeSet<String>) -> fmt::Result {
+        let mut owned: BTreeMap<&str, u64> = orphans.iter().map(|name| (name.as_str(), 0)).collect();
+        let held = self.all.iter().map(|(name, own)| (name.as_str(), u64::from(own.is_owner.load(Relaxed))));
+        owned.extend(held);
+        if owned.is_empty() {
+            return Ok(());
         }
         let help = with_end("1 while this worker owns the partition, else 0");
         let mut metric = self.encoder.encode_descriptor("partition_owner", &help, None, MetricType::Gauge)?;
-        self.all.iter().try_for_each(|(name, own)| {
-            let is_owner = u64::from(own.is_owner.load(Relaxed));
-            ConstGauge::new(is_owner).encode(metric.encode_family(&[("partition", name.as_str())])?)
+        owned.into_iter().try_for_each(|(name, is_owner)| {
+            ConstGauge::new(is_owner).encode(metric.encode_family(&[("partition", name)])?)
         })
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::time::Time;
 use crate::{
     facts::{
         id::AccountId,
@@ -102,6 +103,14 @@ pub struct WorkerView {
     pub version: String,
     /// What it works on; empty where it only serves.
     pub stream: String,
+    /// Its share of partitions beside the others'.
+    pub weight: u32,
+    /// Whether it is leaving: it takes no partition any more, and others take what it has.
+    pub is_draining: bool,
+    /// The partitions that it owns.
+    pub owned: Vec<String>,
+    /// Since when it works, by its own clock. Null for an older version.
+    pub since: Option<Time>,
     /// The ids of its keys, the one that seals first.
     pub keys: Vec<String>,
     /// Keys that would open what is locked for it.
@@ -116,6 +125,10 @@ impl WorkerView {
             name: told.name.clone(),
             version: told.version.clone(),
             stream: told.stream.clone(),
+            weight: told.weight,
+            is_draining: told.draining,
+            owned: told.owned.iter().cloned().collect(),
+            since: Some(Time(told.since_ms)).filter(|since| since.0 > 0),
             keys: told.keys.clone(),
             missing_keys: told.missing.clone(),
             clock_ahead_ms: told.clock_ahead_ms,

@@ -39,6 +39,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/console/operations", STAFF),
     ("/console/quarantine", STAFF),
     ("/console/quarantine/30-0", STAFF),
+    ("/console/partitions", STAFF),
     ("/console/audit", STAFF),
     ("/console/audit?act=token+create", STAFF),
     ("/console/portal", OPERATOR),
@@ -612,4 +613,33 @@ async fn a_page_shows_for_whom_the_certificates_of_an_endpoint_are_and_as_text()
         assert!(seen.html.contains("Trusts also") && seen.html.contains("CN=Till "), "{}", seen.html);
         assert!(!seen.html.contains("<b>7") && !seen.html.contains("Client certificate"), "{}", seen.html);
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_split_is_shown_with_its_parts_and_who_has_them() {
+    let house = House::split(3).await;
+    let mut visitor = Visitor::signed_in(&house, ADMIN).await;
+    let told = "<span>4<small>payment-intents, :0, :1, :2</small>";
+    until("the worker tells what it has", async || visitor.get("/console/partitions").await.html.contains(told)).await;
+    let page = visitor.get("/console/partitions").await.html;
+    assert_eq!(page.matches(r#"<span class="long">night-shift</span>"#).count(), 4, "the owner of each: {page}");
+    assert!(page.contains(r#"<span class="state calm">routed</span> into 3"#), "{page}");
+    for part in ["payment-intents:0", "payment-intents:1", "payment-intents:2"] {
+        assert!(page.contains(&format!(r#"<span class="id">{part}</span>"#)), "{part}: {page}");
+    }
+    assert!(!page.contains("Nobody works"), "{page}");
+    // For a moment nobody has it.
+    let lease = "herald:{payment-intents:1}:lease";
+    until("a lease is gone", async || {
+        house.redis.command::<u64>(&["DEL", lease]).await;
+        let page = visitor.get("/console/partitions").await.html;
+        page.contains("Nobody works on payment-intents:1.") && page.contains(r#"<span class="state bad">nobody</span>"#)
+    })
+    .await;
+    // Whoever knows the workers does not answer for them, and the rest is shown.
+    house.redis.command::<u64>(&["DEL", "herald:{herald}:workers"]).await;
+    house.redis.command::<u64>(&["SADD", "herald:{herald}:workers", "a stranger's"]).await;
+    let page = visitor.get("/console/partitions").await;
+    assert_eq!(page.status, 200);
+    assert!(page.html.contains("workers does not answer") && page.html.contains("payment-intents:2"), "{}", page.html);
 }

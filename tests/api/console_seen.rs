@@ -60,6 +60,7 @@ const VISITS: &[(&str, &str, &str)] = &[
     ("/console/quarantine", "admin", "/console/quarantine"),
     ("/console/quarantine/{entry}", "admin", "/console/quarantine/30-0"),
     ("/console/quarantine/{entry}", "admin", "/console/quarantine/{entry}"),
+    ("/console/partitions", "admin", "/console/partitions"),
     ("/console/audit", "admin", "/console/audit"),
     ("/console/audit", "admin", "/console/audit?account=acc_none"),
     ("/console/audit/{act}", "admin", "/console/audit/{act}"),
@@ -247,6 +248,16 @@ async fn every_page_is_whole_in_both_themes_at_any_width_and_nothing_keeps_anybo
         until("it is answered", async || browser.title().await != "sent").await;
         judge(browser, &format!("{}-answered-{nth}", named(who, address)), &axe).await;
     }
+}
+
+#[tokio::test]
+async fn the_partitions_of_a_split_stream_are_whole_in_both_themes_at_any_width() {
+    let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/verifiers/node/node_modules/axe-core/axe.min.js");
+    let axe = fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{}: {error}; run `make setup`", axe.display()));
+    let house = House::split(12).await;
+    let browser = signed_in(&house).await;
+    browser.open(&house.url("/console/partitions")).await;
+    judge(&browser, "partitions-split", &axe).await;
 }
 
 /// Which of those that take the keyboard have it, one after another, and whether that is seen.

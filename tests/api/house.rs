@@ -72,6 +72,19 @@ impl House {
         Self::with(|setup| setup.env("HERALD_REDIS_WAIT", "1").env("HERALD_REDIS_WAIT_TIMEOUT", "20ms")).await
     }
 
+    /// A stream in so many parts, with two endpoints.
+    pub async fn split(parts: u32) -> Self {
+        let redis = TestRedis::start().await;
+        let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
+        for (endpoint_id, account) in [("ep_a", "acc_1"), ("ep_b", "acc_2")] {
+            registry.create(endpoint(endpoint_id, account, NOWHERE), &mark()).await.unwrap();
+        }
+        let setup = Setup::new(&redis.url()).env("HERALD_PARTITIONS", &parts.to_string());
+        let house = Self::of(redis, setup.env("HERALD_WORKER", "night-shift")).await;
+        house.herald.until_metric("herald_partition_owned", |owned| owned == f64::from(parts + 1)).await;
+        house
+    }
+
     async fn with(adapt: impl FnOnce(Setup) -> Setup) -> Self {
         let redis = staged().await;
         let setup = adapt(Setup::new(&redis.url()));

@@ -34,6 +34,26 @@ async fn asked(herald: &Herald, path: &str) -> (u16, Value) {
     (status, json(&answer.text().await.unwrap()))
 }
 
+/// A page of the console, as somebody sees it who signs in for it.
+async fn page(herald: &Herald, path: &str) -> String {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let url = |path: &str| format!("http://{}{path}", herald.address());
+    let cookies = |answer: &reqwest::Response| {
+        let set = answer.headers().get_all("set-cookie").iter();
+        set.map(|set| set.to_str().unwrap().split(';').next().unwrap().to_owned()).collect::<Vec<_>>().join("; ")
+    };
+    let answer = client.get(url("/console/login")).send().await.unwrap();
+    let (known, login) = (cookies(&answer), answer.text().await.unwrap());
+    let (_, form_key) = login.split_once(r#"name="form_key" value=""#).unwrap();
+    let form_key = form_key.split('"').next().unwrap();
+    let fields = [("form_key", form_key), ("token", TOKEN), ("next", "/console")];
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    let form = client.post(url("/console/login")).header("cookie", known).body(body);
+    let form = form.header("content-type", "application/x-www-form-urlencoded");
+    let session = cookies(&form.send().await.unwrap());
+    client.get(url(path)).header("cookie", session).send().await.unwrap().text().await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rest_is_shown_when_a_node_is_gone_and_what_is_missing_is_named() {
     let mut town = Town::new().await;
@@ -95,6 +115,12 @@ async fn the_rest_is_shown_when_a_node_is_gone_and_what_is_missing_is_named() {
     for path in ["/v1/dead-letters", "/v1/partitions", "/v1/stats", "/v1/overview", "/v1/quarantine", "/v1/issues"] {
         let (status, answer) = asked(&herald, path).await;
         assert_eq!((status, &answer["unavailable"]), (200, &names.clone().into()), "{path}: {answer}");
+    }
+    let page = page(&herald, "/console/partitions").await;
+    assert!(page.contains(&format!("Redis does not answer for {}:", named(&gone))), "{page}");
+    for (part, is_there) in gone.iter().map(|part| (part, false)).chain(left.iter().map(|part| (part, true))) {
+        let name = format!(r#"<span class="id">{}</span>"#, part_of(STREAM, *part));
+        assert_eq!(page.contains(&name), is_there, "{name}: {page}");
     }
     let (_, answer) = asked(&herald, "/v1/dead-letters").await;
     assert_eq!((answer["items"].as_array().unwrap().len(), &answer["total"]), (left.len(), &left.len().into()));

@@ -81,6 +81,7 @@ async fn workers_that_come_and_go_in_peace_repeat_and_reorder_nothing() {
     until_even_among(&world, &["one", "two", "three"]).await;
     let four = worker(&world, "four").start();
     until_even_among(&world, &["one", "two", "three", "four"]).await;
+    two.until_metric("herald_workers", |workers| workers == 4.0).await;
     // Whoever leaves gives away what it has, and ends.
     assert!(one.stop().await.success());
     until_even_among(&world, &["two", "three", "four"]).await;
@@ -93,6 +94,13 @@ async fn workers_that_come_and_go_in_peace_repeat_and_reorder_nothing() {
     let ends: Vec<String> = [&two, &four].iter().flat_map(|herald| ends_of_terms(&herald.log())).collect();
     let duplicates = world.merchants.log().duplicates();
     assert_eq!(duplicates, attempts_refused(&events), "only what was refused comes again: {ends:#?}");
+    // Of those that are left each had everything from others, who all gave it in peace.
+    four.until_metric("herald_workers", |workers| workers == 2.0).await;
+    let handed = |herald: &Herald, reason| herald.metric(&format!("herald_handovers_total{{reason=\"{reason}\"}}"));
+    for herald in [&two, &four] {
+        let counts = ["given", "taken_over", "lost"].map(|reason| handed(herald, reason));
+        assert!(counts[0] >= herald.metric("herald_partition_owned") && counts[1..] == [0.0, 0.0], "{counts:?}");
+    }
     for herald in [two, four] {
         assert!(herald.stop().await.success());
     }
@@ -130,6 +138,10 @@ async fn workers_that_die_or_freeze_lose_nothing_and_their_parts_are_taken_over(
     publishing.await.unwrap();
     world.merchants.until_delivered(events.len()).await;
     world.merchants.assert_sound();
+    let handed = |herald: &Herald, reason| herald.metric(&format!("herald_handovers_total{{reason=\"{reason}\"}}"));
+    assert!(handed(&three, "taken_over") > 0.0, "what the dead one had, and the frozen one");
+    assert!(handed(&two, "lost") > 0.0, "it was frozen for longer than its leases");
+    assert!(handed(&four, "given") > 0.0, "it came to what another one had");
     for herald in [two, three, four] {
         assert!(herald.stop().await.success());
     }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use herald::facts::{id::AccountId, partition::Split};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -414,4 +415,43 @@ async fn two_versions_that_work_side_by_side() {
     let mixed = Prometheus::start(&[one.address(), as_another_version(other.address())]).await;
     mixed.until_firing("HeraldVersionsMixed").await;
     assert!(!same.is_firing("HeraldVersionsMixed"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make operate"]
+async fn a_split_stream_with_a_part_that_takes_nothing() {
+    let world = World::new().await;
+    let accounts = world.register_many(2).await;
+    let setup = || world.setup().env("HERALD_PARTITIONS", "4");
+    let herald = setup().start();
+    herald.until_metric("herald_partition_owned", |owned| owned == 5.0).await;
+    let began = now_ms(&world).await - 700_000;
+    let events = lives(47, &accounts[..1], 2);
+    world.publish_as(&format!("{began}-0"), &events[0]).await;
+    world.merchants.until_delivered(1).await;
+    world.until_key("the parts have begun", &["EXISTS", &format!("{PREFIX}cursor")], |there| there == 1).await;
+    assert!(herald.stop().await.success());
+    // There is no replica.
+    let herald = setup().env("HERALD_REDIS_WAIT", "1").env("HERALD_REDIS_WAIT_TIMEOUT", "10ms").start();
+    herald.until_metric("herald_partition_owned", |owned| owned == 5.0).await;
+    let prometheus = watched(&herald).await;
+    for alert in ["HeraldNoOwner", "HeraldRouteLag", "HeraldRouteGap"] {
+        assert!(!prometheus.is_firing(alert), "{alert}");
+    }
+    prometheus.until_firing("HeraldReplicationUnconfirmed").await;
+    let account = AccountId::new(&accounts[0]).unwrap();
+    let part = Split::new(STREAM, &[4]).unwrap().stream_of(&account);
+    let routed = format!("herald:{{{part}}}:routed");
+    let known: String = world.redis.command(&["GET", &routed]).await;
+    world.redis.command::<u64>(&["DEL", &routed]).await;
+    world.redis.command::<u64>(&["RPUSH", &routed, "a stranger's"]).await;
+    world.publish_as(&format!("{began}-1"), &events[1]).await;
+    for alert in ["HeraldRouteLag", "HeraldRouteLagLong"] {
+        prometheus.until_firing(alert).await;
+    }
+    // It can take it again, and somebody has trimmed it meanwhile.
+    world.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "0"]).await;
+    world.redis.command::<()>(&["SET", &routed, &known]).await;
+    prometheus.until_firing("HeraldRouteGap").await;
+    prometheus.until_silent("HeraldRouteLag").await;
 }

@@ -279,8 +279,8 @@ async fn a_stranger_is_noticed_until_the_default_user_is_off() {
 /// What a worker asks for besides the owner's calls.
 async fn workers_looks(redis: &Redis) {
     let mut connection = redis.connect(Purpose::Other).await.unwrap();
-    connection.server_info().await.unwrap();
-    connection.rewrite_aof().await.unwrap();
+    let server = connection.server_info().await.unwrap();
+    connection.rewrite_aof(&server.run_id).await.unwrap();
     gauges(&mut connection, &keys()).await.unwrap();
     let mut store = RegistryStore::on(connection);
     let loaded = store.load().await.unwrap();

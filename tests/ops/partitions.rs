@@ -450,6 +450,15 @@ async fn who_owns_a_part_is_asked_for_what_is_in_it_and_nobody_else() {
     let live = done(&world.redis, &["worker", "list", "-o", "json"]);
     let live: Value = serde_json::from_str(live.trim()).unwrap();
     assert_eq!(live[0]["stream"], *theirs, "{live}");
+    assert_eq!((&live[0]["weight"], &live[0]["is_draining"]), (&1.into(), &false.into()), "{live}");
+    assert_eq!(live[0]["owned"], serde_json::json!([theirs]), "{live}");
+    let since = live[0]["since"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let since_ms = u64::try_from(since.as_millisecond()).unwrap();
+    assert!(herald::clock::wall_ms() - since_ms < 3_600_000, "{live}");
+    let shown = done(&world.redis, &["worker", "list"]);
+    let [titles, row] = shown.lines().collect::<Vec<_>>()[..] else { panic!("{shown}") };
+    let at = |title: &str| &row[titles.find(title).unwrap()..];
+    assert!(at("WEIGHT").starts_with("1 ") && at("OWNED").starts_with("1 "), "{shown}");
     drop(herald_of_one);
     until("the lease to end", async || world.redis.command::<u64>(&["EXISTS", &lease]).await == 0).await;
 }

@@ -11,7 +11,7 @@ use super::{
 impl<D: Directory> Partition<D> {
     pub(super) fn understand(&mut self, now: u64, outstanding: Outstanding, answer: Answer) {
         match (outstanding, answer) {
-            (_, Answer::Lost) => self.end_term(now, "the lease is not ours any more".to_owned()),
+            (_, Answer::Lost) => self.lose(now),
             (_, Answer::NoGroup) => self.end_term(now, "the consumer group is gone".to_owned()),
             (Outstanding::Acquire { sent }, Answer::Acquired { now_ms: redis_ms, mode }) => {
                 self.begin_term(now, sent, redis_ms, mode)

@@ -16,6 +16,8 @@ pub(super) struct Lease {
     own_values: VecDeque<Term>,
     /// It is ours until then, even if the term has ended before; 0 once that is known to be over.
     until: u64,
+    /// It was got, and neither given back nor lost since.
+    is_kept: bool,
     renew_at: u64,
     /// When the renewal that is on its way was sent.
     renewing: Option<u64>,
@@ -25,7 +27,8 @@ pub(super) struct Lease {
 
 impl Lease {
     pub fn new(ttl_ms: u64) -> Self {
-        Self { ttl_ms, term: None, own_values: VecDeque::new(), until: 0, renew_at: 0, renewing: None, asked_by: None }
+        let own_values = VecDeque::new();
+        Self { ttl_ms, term: None, own_values, until: 0, is_kept: false, renew_at: 0, renewing: None, asked_by: None }
     }
 
     /// The term that holds it.
@@ -53,12 +56,22 @@ impl Lease {
         self.term = self.own_values.back().cloned();
         self.renewing = None;
         self.asked_by = None;
+        self.is_kept = true;
         self.held_from(sent);
     }
 
     /// It is not relied on any more. Returns the term that there was.
     pub fn end(&mut self) -> Option<Term> {
         self.term.take()
+    }
+
+    pub fn given_back(&mut self) {
+        self.is_kept = false;
+    }
+
+    /// It is over, or another's: returns true once where nobody gave it back.
+    pub fn is_missed(&mut self) -> bool {
+        std::mem::take(&mut self.is_kept)
     }
 
     /// Returns true once when its time is over.

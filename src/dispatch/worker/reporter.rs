@@ -26,7 +26,7 @@ use crate::{
     },
     telemetry::{
         log_line::rfc3339,
-        metrics::{Finished, Removed, Settled},
+        metrics::{Finished, HandedOver, Removed, Settled},
         partitions::PartitionMetrics,
     },
 };
@@ -162,6 +162,7 @@ impl Reporter {
             Happening::Core(CoreHappening::OverQuota { quota, .. }) => self.metrics.quota_refusal(*quota),
             Happening::TermBegan { .. } => self.metrics.term_began(),
             Happening::TermEnded { .. } => self.metrics.term_ended(),
+            Happening::LeaseLost => self.metrics.handed_over(HandedOver::Lost),
             Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
             Happening::Novelty { novelty, .. } => self.metrics.novel_event(novelty.kind),
             Happening::TrimmedWhilePending { .. } => self.metrics.entries_settled(Settled::Trimmed, 1),
@@ -219,6 +220,8 @@ fn log(happening: &Happening, tracer: Option<&Tracer>) {
         Happening::Core(happening) => log_of_core(happening, tracer),
         Happening::TermBegan { term } => info!(term = term.id(), "owns the partition"),
         Happening::TermEnded { term, why } => warn!(term = term.id(), reason = why, "the term has ended"),
+        // The term's end says it.
+        Happening::LeaseLost => {}
         Happening::GroupMade { after } => warn!("made the consumer group, after {after}"),
         Happening::Read { entries } => debug!("read {entries} entries"),
         Happening::Arrived { entry, event, intent, account, traceparent, .. } => {
