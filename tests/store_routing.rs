@@ -22,7 +22,7 @@ use herald::{
         connection::{Connection, Purpose},
         keys::PartitionKeys,
         model::Model,
-        moving::{Handed, HandedOver, Pending, Took, Unended},
+        moving::{Exported, Handed, HandedOver, Pending, Took, Unended},
         partition::{PartitionStore, want},
         protocol::{Answer, Call, GROUP, Item, Place, ReadFrom, Settlement, Term},
         routing::{
@@ -95,6 +95,7 @@ impl Walk {
             34..36 => self.want().await,
             36 => self.write_to_a_part().await,
             37 => self.forget().await,
+            38 => self.note_unreadable().await,
             40..46 => self.settle().await,
             46..48 => self.begin_to_read().await,
             48..50 => self.export().await,
@@ -419,6 +420,9 @@ impl Walk {
                 Item::TakeLetter { id, at_ms: 1_000 + self.chance.below(100), facts, letter: "other letter".into() }
             }
             3 => Item::Discard { id },
+            4 if self.chance.one_in(3) => {
+                Item::TakeUnreadable { endpoint: id.endpoint, at_ms: 1_000 + self.chance.below(100) }
+            }
             4 => Item::Take { id, chain, place: Place::DueIn(1_000_000), record: record(&intent) },
             _ => {
                 let far = Place::DueIn(86_400_000);
@@ -426,6 +430,20 @@ impl Walk {
                 Item::Keep { id, chain, place, record: record(&intent) }
             }
         }
+    }
+
+    async fn note_unreadable(&mut self) -> Step {
+        let endpoints = (1..=3).filter(|_| self.chance.one_in(2)).map(|n| format!("ep_{n}").parse().unwrap()).collect();
+        let call = Call::NoteUnreadable { term: self.terms[0].clone(), endpoints, holds_ms: 1_000_000_000 };
+        let (real, model) = self.both(0, call).await?;
+        same("whether it is noted", &matches!(real, Answer::Noted { .. }), &matches!(model, Answer::Noted { .. }))?;
+        // By Redis' clock, which has gone on since.
+        let noted: BTreeMap<String, u64> =
+            self.raw(&["ZRANGE", &self.keys[0].unreadable(), "0", "-1", "WITHSCORES"]).await;
+        let known: Vec<&str> = self.models[0].unreadable.keys().map(EndpointId::as_str).collect();
+        same("what is noted", &noted.keys().map(String::as_str).collect(), &known)?;
+        self.models[0].unreadable = noted.into_iter().map(|(name, at_ms)| (name.parse().unwrap(), at_ms)).collect();
+        Ok(())
     }
 
     /// The owner's group is there, and some entries are pending.
@@ -465,6 +483,12 @@ impl Walk {
         (real.now_ms, all.now_ms) = (0, 0);
         same("how much it is", &real.len(), &all.len().min(most))?;
         same("the barrier", &real.barrier, &all.barrier)?;
+        let concerned = |at: &EndpointId| real.records.iter().any(|one| one.id.endpoint == *at);
+        let noted = |exported: &Exported| -> BTreeMap<EndpointId, u64> {
+            let noted = exported.unreadable.iter().filter(|(at, _)| concerned(at));
+            noted.map(|(at, at_ms)| (at.clone(), *at_ms)).collect()
+        };
+        same("what could not be read", &noted(&real), &noted(&all))?;
         let is_first = |real: &[Pending], all: &[Pending]| all.starts_with(real);
         if !is_first(&real.entries, &all.entries) {
             return Err(format!("{:?} is not the first of {:?}", real.entries, all.entries));

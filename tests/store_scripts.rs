@@ -156,6 +156,7 @@ fn every_item(at: &str) -> Vec<Item> {
         Item::Take { id: id.clone(), chain: chain.clone(), place: Place::Held, record: bytes.clone() },
         Item::Finish { id: id.clone(), chain: chain.clone() },
         Item::TakeLetter { id: id.clone(), at_ms: 5, facts: Box::new(facts()), letter: bytes.clone() },
+        Item::TakeUnreadable { endpoint: id.endpoint.clone(), at_ms: 5 },
         Item::Revive { id: id.clone(), chain: chain.clone(), record: bytes.clone() },
         Item::Discard { id },
         Item::Keep { id: alone.clone(), chain: single.clone(), place: Place::Claimed, record: bytes.clone() },

@@ -192,6 +192,7 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routes {
     pub term: Term,
+    /// As far as it is known: whoever routes changes it.
     pub mode: Mode,
     /// Into how many parts it is to be split, whatever is unfinished.
     pub wanted: Option<u32>,
@@ -368,7 +369,7 @@ pub struct Partition<D> {
     phase: Phase,
     lease: Lease,
     term: TermState,
-    /// What becomes of the entries, as it was when the term began.
+    /// What becomes of the entries, as far as this term knows.
     mode: Option<Mode>,
     wish: Option<Wish>,
     outstanding: Option<Outstanding>,
@@ -776,6 +777,18 @@ impl<D: Directory> Partition<D> {
         Some(Routes { term: term.clone(), mode: mode.clone(), wanted: self.wish.map(|wish| wish.parts) })
     }
 
+    /// Whoever splits the stream under this term has changed its mode, or found that it is another one than was known.
+    pub fn mode_is(&mut self, term: &Term, mode: Mode) {
+        if self.phase == Phase::Routing && self.lease.term() == Some(term) {
+            self.mode = Some(mode);
+        }
+    }
+
+    /// It is being split, or it is.
+    fn is_split(&self) -> bool {
+        self.mode.as_ref().is_some_and(|mode| *mode != Mode::Worked)
+    }
+
     /// There is nothing to route: this term works the stream if that is not to be split after all, and ends if its mode is another one
     /// than when it began.
     pub fn works(&mut self, now: u64, term: &Term) {
@@ -885,7 +898,11 @@ impl<D: Directory> Partition<D> {
             Phase::Waiting { at } => at,
             Phase::Stopped => return u64::MAX,
             Phase::Running if !self.ends_work() => self.next_work(),
-            Phase::Routing if !self.leaves() => u64::MAX,
+            Phase::Routing if !self.leaves() => {
+                let settle = self.core.outbox_since().map(|since| since + SETTLE_DELAY_MS);
+                let inbox = self.is_split().then(|| self.inbox_at());
+                settle.into_iter().chain(inbox).min().unwrap_or(u64::MAX)
+            }
             Phase::Running | Phase::Recovering | Phase::Opening | Phase::Counting(_) | Phase::Routing => now + IDLE_MS,
         };
         lease.min(work).max(now + 1)

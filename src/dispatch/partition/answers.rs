@@ -53,7 +53,8 @@ impl<D: Directory> Partition<D> {
                 self.hear_time(now, now_ms);
                 self.term.next_due_ms = next_due_ms;
                 self.core.settled(now, self.redis_now(now), counts);
-                match group_missing {
+                // One that was split before anything was read has none.
+                match group_missing && self.phase != Phase::Routing {
                     true => self.end_term(now, "the consumer group is gone".to_owned()),
                     // A term that settles is a good one: when it ends, the next may begin at once.
                     false => self.failures = 0,

@@ -40,7 +40,7 @@ impl<D: Directory> Partition<D> {
                 Some((Call::Open { term, start: self.settings.start, registry }, Outstanding::Plain))
             }
             (Phase::Counting(cursor), Some(term)) => Some((Call::Counts { term, cursor }, Outstanding::Plain)),
-            (Phase::Routing, Some(term)) => self.leaves().then_some((Call::Release { term }, Outstanding::Release)),
+            (Phase::Routing, Some(term)) => self.choose_routing(now, term),
             (Phase::Running, Some(term)) => {
                 self.core.tick(now);
                 let chosen = self.choose_running(now, term);
@@ -173,6 +173,19 @@ impl<D: Directory> Partition<D> {
         let is_roomy = !self.is_under_pressure;
         let chosen = is_roomy.then(|| self.record_what_is_begun(now, &term)).flatten();
         Some(chosen.unwrap_or((Call::Release { term }, Outstanding::Release)))
+    }
+
+    /// Entries are passed on by somebody else; what is asked of the owner is answered here.
+    fn choose_routing(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
+        let delay_ms = if self.leaves() { 0 } else { SETTLE_DELAY_MS };
+        if let Some(settle) = self.settle(now, &term, delay_ms) {
+            return Some(settle);
+        }
+        match self.leaves() {
+            true => Some((Call::Release { term }, Outstanding::Release)),
+            false if self.is_split() => self.inbox(now, &term),
+            false => None,
+        }
     }
 
     /// As if it stopped; then another term has the stream split.

@@ -1,7 +1,10 @@
 //! What operators and others ask of the owner through the inbox.
 
 use crate::{
-    facts::{operation::is_why_of, partition::MAX_PARTS},
+    facts::{
+        operation::is_why_of,
+        partition::{MAX_PARTS, Mode},
+    },
     store::protocol::{NO_SUCH_LETTER, TAKEN_BEFORE},
 };
 
@@ -17,7 +20,11 @@ impl<D: Directory> Partition<D> {
         self.term.more_requests = !requests.is_empty();
         for request in requests {
             self.term.inbox_after = self.term.inbox_after.max(request.id);
-            let answer = match self.grant(now, &request) {
+            let granted = match self.mode.clone() {
+                Some(mode) if mode != Mode::Worked => self.grant_of_split(now, &request, &mode),
+                _ => self.grant(now, &request),
+            };
+            let answer = match granted {
                 Ok(()) => "ok".to_owned(),
                 Err(why) => format!("error: {why}"),
             };
@@ -26,6 +33,32 @@ impl<D: Directory> Partition<D> {
                 self.happenings.push(Happening::Requested { request: request.id, answer: answer.clone() });
             }
             self.core.push_item(now, Item::Reply { request: request.id, answer });
+        }
+    }
+
+    /// What is asked of a stream that is split, or is being split: of all that can be asked about it has its quarantine alone, since
+    /// what is unfinished or dead is in its parts, or on the way there.
+    fn grant_of_split(&mut self, now: u64, request: &Request, mode: &Mode) -> Result<(), String> {
+        let into = mode.parts().unwrap_or_default();
+        let is_done = matches!(mode, Mode::Routed { .. });
+        match &request.what {
+            RequestKind::Redeliver { .. } | RequestKind::Discard { .. } | RequestKind::Release { .. } => {
+                Err(match is_done {
+                    true => format!(
+                        "the stream is split into {into} parts, and what is unfinished or dead is in those: ask again"
+                    ),
+                    false => format!("the stream is being split into {into} parts: ask again when that is done"),
+                })
+            }
+            RequestKind::Repartition { parts } if *parts == into => Ok(()),
+            RequestKind::Repartition { .. } => Err(match is_done {
+                true => format!("it is split into {into} parts, and stays so; each of them can be split again"),
+                false => format!("it is being split into {into} parts: wait until that is done"),
+            }),
+            RequestKind::Requeue { .. }
+            | RequestKind::DiscardQuarantined { .. }
+            | RequestKind::AcceptRegistry { .. }
+            | RequestKind::Unknown { .. } => self.grant(now, request),
         }
     }
 

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::routing::Settings;
+use super::routing::{Settings, Told};
 use crate::{
     clock,
     dispatch::handing::{Shape, share_out},
@@ -56,6 +57,8 @@ pub(super) struct Split<'a> {
     pub wanted: Option<u32>,
     pub start: Start,
     pub registry: &'a Registry,
+    /// Hears of each change of the mode.
+    pub tell: &'a mpsc::Sender<Told>,
 }
 
 /// What is to be done with the stream now.
@@ -101,6 +104,8 @@ impl Split<'_> {
                 ModeSet::Is(text) => *mode = Mode::parse((!text.is_empty()).then_some(&text))?,
                 ModeSet::Lost => return Ok(Next::Lost),
             }
+            // Nobody hears it only where the worker ends.
+            let _ = self.tell.send(Told::Mode(term.clone(), mode.clone())).await;
         }
     }
 

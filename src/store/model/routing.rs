@@ -120,6 +120,9 @@ impl Model {
             }
         }
         for (endpoint, chains) in &self.endpoints {
+            if let Some(at_ms) = self.unreadable.get(endpoint).filter(|_| chains.unfinished > 0) {
+                exported.unreadable.insert(endpoint.clone(), *at_ms);
+            }
             for (field, head) in &chains.heads {
                 let held = chains.held.iter().filter(|(intent, _)| intent.as_str() == field).map(|(_, entry)| entry);
                 for entry in std::iter::once(head).chain(held) {
