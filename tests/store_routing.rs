@@ -260,18 +260,14 @@ impl Walk {
     fn some_mode(&mut self) -> Mode {
         match self.chance.below(6) {
             0 => Mode::Worked,
-            1 => Mode::Splitting { parts: PARTS, token: "t0".to_owned() },
+            1 => Mode::Splitting { parts: PARTS, token: "t0".to_owned(), has_begun: self.chance.one_in(2) },
             _ => Mode::Routed { parts: PARTS, token: "t0".to_owned(), barrier: self.route.barrier },
         }
     }
 
     async fn set_mode(&mut self) -> Step {
         let from = if self.chance.one_in(3) { self.some_mode() } else { self.models[0].mode.clone() };
-        let mut to = self.some_mode();
-        // Nothing becomes worked again.
-        if to == Mode::Worked {
-            to = Mode::Splitting { parts: PARTS, token: "t1".to_owned() };
-        }
+        let to = self.some_mode();
         self.tell(&(&from, &to));
         let real = self.store.set_mode(&self.terms[0], &from, &to).await.map_err(|error| error.to_string())?;
         self.models[0].now_ms = self.redis_time().await;
@@ -287,7 +283,14 @@ impl Walk {
         let now_ms = self.redis_time().await;
         let model = &mut self.models[part as usize + 1];
         model.now_ms = now_ms;
-        same("the gate", &real, &model.close(token))
+        same("the gate", &real, &model.close(token))?;
+        if self.chance.one_in(4) {
+            let token = if self.chance.one_in(2) { "t1" } else { "t0" };
+            self.tell(&("open", part, token));
+            self.store.open(part, token).await.map_err(|error| error.to_string())?;
+            self.models[part as usize + 1].open_part(token);
+        }
+        Ok(())
     }
 
     fn some_stream(&mut self) -> usize {

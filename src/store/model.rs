@@ -812,6 +812,7 @@ impl Model {
             }
             Asked::AcceptRegistry(registry) => RequestKind::AcceptRegistry { registry: registry.clone() },
             Asked::Repartition(parts) => RequestKind::Repartition { parts: *parts },
+            Asked::CancelRepartition => RequestKind::CancelRepartition,
         };
         let requests = self.inbox.requests.range(after).take(max);
         // What an operation has under way, nobody else changes.

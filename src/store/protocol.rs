@@ -445,6 +445,7 @@ pub enum RequestKind {
     Repartition {
         parts: u32,
     },
+    CancelRepartition,
     /// Not readable: its answer is this text.
     Unknown {
         why: String,
@@ -585,6 +586,8 @@ pub enum Asked {
     AcceptRegistry(String),
     /// Into so many parts.
     Repartition(u32),
+    /// It is not to be split after all.
+    CancelRepartition,
 }
 
 /// Why a call has no answer.

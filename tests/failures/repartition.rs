@@ -310,3 +310,37 @@ async fn what_the_quarantine_of_a_stream_that_is_split_has_goes_to_its_part_or_f
     assert_eq!(answer(&world, STREAM, Asked::AcceptRegistry(bound)).await, "ok");
     assert!(world.number(&["XLEN", &format!("{PREFIX}inbox")]).await == 0 && owner.stop().await.success());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_that_waits_for_replicas_can_be_taken_back_and_asked_for_again() {
+    let world = World::new().await;
+    let accounts = world.register_many(ACCOUNTS).await;
+    let gates = async || world.keys("herald:[{]payment-intents:*[}]:gate").await;
+    // There is none to confirm it.
+    let waiting = setup(&world).env("HERALD_REDIS_WAIT", "1").env("HERALD_REDIS_WAIT_TIMEOUT", "100ms").start();
+    waiting.until_owner().await;
+    let events = lives(43, &accounts, 600);
+    world.publish(&events[..300]).await;
+    world.merchants.until_delivered(300).await;
+    let parts = PARTS.to_string();
+    done(&world, &["repartition", "--into", &parts, "--no-wait", "--yes", "--reason", "more workers"]);
+    until("a stream that waits to be split", async || mode(&world, STREAM).await == "splitting").await;
+    world.publish(&events[300..400]).await;
+    let told = done(&world, &["repartition", "--cancel", "--yes", "--reason", "not now"]);
+    assert!(told.contains("payment-intents stays in one piece"), "{told}");
+    assert_eq!((mode(&world, STREAM).await, gates().await), (String::new(), Vec::new()));
+    world.merchants.until_delivered(400).await;
+    assert!(waiting.stop().await.success());
+
+    let owner = setup(&world).start();
+    owner.until_owner().await;
+    done(&world, &["repartition", "--into", &parts, "--yes", "--reason", "now"]);
+    let late = herald(&world, &["repartition", "--cancel", "--yes", "--reason", "too late"]);
+    assert!(late.status.code() == Some(4) && text(&late).contains("is split into 8 parts, and stays so"), "{late:?}");
+    let told = answer(&world, STREAM, Asked::CancelRepartition).await;
+    assert!(told.contains("it is split into 8 parts, and stays so"), "{told}");
+    world.publish(&events[400..]).await;
+    world.merchants.until_delivered(events.len()).await;
+    world.merchants.assert_sound();
+    assert!(gates().await.is_empty() && owner.stop().await.success());
+}

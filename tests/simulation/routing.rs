@@ -226,7 +226,7 @@ fn server_of(account: &AccountId) -> usize {
 impl World {
     fn new(seed: u64, mutation: Option<Mutation>) -> Self {
         let server = |at: usize| {
-            let splitting = Mode::Splitting { parts: PARTS, token: TOKEN.to_owned() };
+            let splitting = Mode::Splitting { parts: PARTS, token: TOKEN.to_owned(), has_begun: true };
             let mode = if at == 0 { splitting } else { Mode::Worked };
             let gate = (at > 0).then(|| TOKEN.to_owned());
             let model = Model { now_ms: EPOCH_MS, mode, gate, ..Model::default() };
@@ -536,10 +536,15 @@ impl World {
 
     /// As soon as the stream is routed, its owner answers what is asked of it.
     fn serve(&mut self, worker: usize) {
-        let (Spell::Splitting { term, .. } | Spell::Routing { term, .. }) = &self.workers[worker].spell else { return };
-        let (term, model) = (term.clone(), &self.servers[0].model);
+        let (term, seldom) = match &self.workers[worker].spell {
+            Spell::Waiting => return,
+            // Its replica may not know of that yet.
+            Spell::Splitting { term, .. } => (term.clone(), 2),
+            Spell::Routing { term, .. } => (term.clone(), 20),
+        };
+        let model = &self.servers[0].model;
         let asked = model.quarantine.first().map(|(entry, _)| *entry);
-        if let Some(entry) = asked.filter(|_| matches!(model.mode, Mode::Routed { .. }) && self.chance.one_in(20)) {
+        if let Some(entry) = asked.filter(|_| matches!(model.mode, Mode::Routed { .. }) && self.chance.one_in(seldom)) {
             self.send(worker, 0, Ask::Requeue(term, entry));
         }
     }

@@ -137,7 +137,7 @@ impl<D: Directory> Partition<D> {
         // Its due times are now another owner's, which saw the clock step for itself.
         self.pulls.clear();
         // So is what was asked of this one.
-        self.wish = None;
+        (self.wish, self.is_cancelled) = (None, false);
         self.errands.push(Errand::AbortFlights);
         self.phase = Phase::Waiting { at };
     }
@@ -174,7 +174,7 @@ impl<D: Directory> Partition<D> {
         self.asked_at = sent;
         self.is_newcomer |= self.clock.is_new();
         self.hear_time(now, redis_ms);
-        self.is_taken = false;
+        (self.is_taken, self.is_cancelled) = (false, false);
         self.lease.begin(sent);
         self.term = TermState::new(now, redis_ms, self.settings.budgets.deferred);
         self.happenings.extend(self.lease.term().cloned().map(|term| Happening::TermBegan { term }));

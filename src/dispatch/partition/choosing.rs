@@ -183,8 +183,7 @@ impl<D: Directory> Partition<D> {
         }
         match self.leaves() {
             true => Some((Call::Release { term }, Outstanding::Release)),
-            false if self.is_split() => self.inbox(now, &term),
-            false => None,
+            false => self.inbox(now, &term),
         }
     }
 
@@ -192,6 +191,10 @@ impl<D: Directory> Partition<D> {
     fn choose_splitting(&mut self, now: u64, term: Term, wish: Wish) -> Option<(Call, Outstanding)> {
         if now >= wish.until && self.core.tally().in_flight > 0 {
             self.wait_no_longer(now);
+        }
+        // Somebody may want it back.
+        if let Some(inbox) = self.inbox(now, &term) {
+            return Some(inbox);
         }
         match self.choose_stopping(now, term) {
             Some((Call::Release { .. }, _)) => {

@@ -100,9 +100,8 @@ impl Routing {
     /// Under which term the stream is routed, and its mode; none while it is not, or is not ours.
     pub fn own(&self, routes: Option<Routes>) {
         // The mode comes from the task itself.
-        let work = |routes: &Option<Routes>| routes.as_ref().map(|routes| (routes.term.clone(), routes.wanted));
         self.terms.send_if_modified(|known| {
-            let is_new = work(known) != work(&routes);
+            let is_new = known.as_ref().map(Routes::work) != routes.as_ref().map(Routes::work);
             if is_new {
                 *known = routes;
             }
@@ -175,10 +174,10 @@ impl Task {
     }
 
     /// Until the term is over.
-    async fn serve(&self, Routes { term, mode, wanted }: &Routes) {
+    async fn serve(&self, Routes { term, mode, wanted, is_cancelled }: &Routes) {
         let (mut mode, mut told_at) = (mode.clone(), None);
         loop {
-            let done = self.serve_once(term, &mut mode, *wanted).await;
+            let done = self.serve_once(term, &mut mode, *wanted, *is_cancelled).await;
             match done {
                 Ok(()) => return,
                 Err(Over::Lost) => {
@@ -197,13 +196,27 @@ impl Task {
         }
     }
 
-    async fn serve_once(&self, term: &Term, mode: &mut Mode, wanted: Option<u32>) -> Result<(), Over> {
+    async fn serve_once(
+        &self,
+        term: &Term,
+        mode: &mut Mode,
+        wanted: Option<u32>,
+        is_cancelled: bool,
+    ) -> Result<(), Over> {
         let Parts { redis, keys, settings, parts, start, registry, .. } = &self.parts;
         // A wait for replicas keeps a connection from everything else.
         let redis = &redis.apart();
         let mut store = RouteStore::new(redis.clone(), keys.clone(), settings.replicas);
-        let split =
-            splitting::Split { redis, settings, parts: *parts, wanted, start: *start, registry, tell: &self.tell };
+        let split = splitting::Split {
+            redis,
+            settings,
+            parts: *parts,
+            wanted,
+            is_cancelled,
+            start: *start,
+            registry,
+            tell: &self.tell,
+        };
         let route = match split.go_on(&mut store, term, mode).await? {
             splitting::Next::Route(route) => route,
             splitting::Next::Work => {
