@@ -1141,6 +1141,8 @@ fn a_split_can_be_taken_back_until_something_is_handed_over() {
     assert!(!model.answers.contains_key(&cancelled) && !model.answers.contains_key(&behind), "it is not done yet");
     partition.mode_is(&term, Mode::Worked);
     partition.works(1_780, &term);
+    // The wake-up sees what is there still.
+    partition.stirred(false, true);
     drive(&mut partition, &mut model, 1_790);
     drive(&mut partition, &mut model, 1_800);
     assert_eq!((&*model.answers[&cancelled], &*model.answers[&behind]), ("ok", "ok"), "it can be asked for again");

@@ -284,7 +284,7 @@ async fn every_verb_that_changes_something_leaves_its_beginning_and_its_end() {
     done(&redis, &["repartition", "--into", "2", "--yes", "--reason", "more workers"]);
     let acts = list(&redis, &["--act", "repartition"]);
     let targets: Vec<&str> = acts.iter().map(|act| act["target"].as_str().unwrap()).collect();
-    assert_eq!(targets, ["payment-intents into 2", "payment-intents --cancel"]);
+    assert_eq!(targets, ["payment-intents --cancel", "payment-intents into 2"]);
     ran.insert("repartition".to_owned());
 
     let none: BTreeSet<String> =

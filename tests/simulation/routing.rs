@@ -590,7 +590,7 @@ impl World {
             Ask::Requeue(term, entry) => {
                 let mutation = self.mutation;
                 let model = &mut self.servers[0].model;
-                let before = model.quarantine.len();
+                let (before, cursor) = (model.quarantine.len(), model.cursor);
                 // Redis gives out an id by its time.
                 let last = &mut model.stream.last_generated;
                 *last = (*last).max(EntryId { ms: model.now_ms, seq: 0 });
@@ -602,6 +602,11 @@ impl World {
                 if mutation == Some(Mutation::CursorSettled) {
                     model.cursor = Some(EntryId::ZERO);
                 }
+                // Otherwise an owner that has just split the stream would take its parts for open, and not wait for replicas.
+                if model.cursor != cursor {
+                    self.broken = Some(format!("{:?} is how far the parts are, whatever they say", model.cursor));
+                }
+                let model = &self.servers[0].model;
                 if before > model.quarantine.len() {
                     *self.requeued.entry(entry.ms as usize - 1).or_default() += 1;
                     self.tried.requeued += 1;
