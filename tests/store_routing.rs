@@ -22,7 +22,7 @@ use herald::{
         connection::{Connection, Purpose},
         keys::PartitionKeys,
         model::Model,
-        moving::{Handed, HandedOver, Pending, Took, Unended},
+        moving::{Exported, Handed, HandedOver, Pending, Took, Unended},
         partition::{PartitionStore, want},
         protocol::{Answer, Call, GROUP, Item, Place, ReadFrom, Settlement, Term},
         routing::{
@@ -95,6 +95,7 @@ impl Walk {
             34..36 => self.want().await,
             36 => self.write_to_a_part().await,
             37 => self.forget().await,
+            38 => self.note_unreadable().await,
             40..46 => self.settle().await,
             46..48 => self.begin_to_read().await,
             48..50 => self.export().await,
@@ -259,18 +260,14 @@ impl Walk {
     fn some_mode(&mut self) -> Mode {
         match self.chance.below(6) {
             0 => Mode::Worked,
-            1 => Mode::Splitting { parts: PARTS, token: "t0".to_owned() },
+            1 => Mode::Splitting { parts: PARTS, token: "t0".to_owned(), has_begun: self.chance.one_in(2) },
             _ => Mode::Routed { parts: PARTS, token: "t0".to_owned(), barrier: self.route.barrier },
         }
     }
 
     async fn set_mode(&mut self) -> Step {
         let from = if self.chance.one_in(3) { self.some_mode() } else { self.models[0].mode.clone() };
-        let mut to = self.some_mode();
-        // Nothing becomes worked again.
-        if to == Mode::Worked {
-            to = Mode::Splitting { parts: PARTS, token: "t1".to_owned() };
-        }
+        let to = self.some_mode();
         self.tell(&(&from, &to));
         let real = self.store.set_mode(&self.terms[0], &from, &to).await.map_err(|error| error.to_string())?;
         self.models[0].now_ms = self.redis_time().await;
@@ -286,7 +283,14 @@ impl Walk {
         let now_ms = self.redis_time().await;
         let model = &mut self.models[part as usize + 1];
         model.now_ms = now_ms;
-        same("the gate", &real, &model.close(token))
+        same("the gate", &real, &model.close(token))?;
+        if self.chance.one_in(4) {
+            let token = if self.chance.one_in(2) { "t1" } else { "t0" };
+            self.tell(&("open", part, token));
+            self.store.open(part, token).await.map_err(|error| error.to_string())?;
+            self.models[part as usize + 1].open_part(token);
+        }
+        Ok(())
     }
 
     fn some_stream(&mut self) -> usize {
@@ -419,6 +423,9 @@ impl Walk {
                 Item::TakeLetter { id, at_ms: 1_000 + self.chance.below(100), facts, letter: "other letter".into() }
             }
             3 => Item::Discard { id },
+            4 if self.chance.one_in(3) => {
+                Item::TakeUnreadable { endpoint: id.endpoint, at_ms: 1_000 + self.chance.below(100) }
+            }
             4 => Item::Take { id, chain, place: Place::DueIn(1_000_000), record: record(&intent) },
             _ => {
                 let far = Place::DueIn(86_400_000);
@@ -426,6 +433,20 @@ impl Walk {
                 Item::Keep { id, chain, place, record: record(&intent) }
             }
         }
+    }
+
+    async fn note_unreadable(&mut self) -> Step {
+        let endpoints = (1..=3).filter(|_| self.chance.one_in(2)).map(|n| format!("ep_{n}").parse().unwrap()).collect();
+        let call = Call::NoteUnreadable { term: self.terms[0].clone(), endpoints, holds_ms: 1_000_000_000 };
+        let (real, model) = self.both(0, call).await?;
+        same("whether it is noted", &matches!(real, Answer::Noted { .. }), &matches!(model, Answer::Noted { .. }))?;
+        // By Redis' clock, which has gone on since.
+        let noted: BTreeMap<String, u64> =
+            self.raw(&["ZRANGE", &self.keys[0].unreadable(), "0", "-1", "WITHSCORES"]).await;
+        let known: Vec<&str> = self.models[0].unreadable.keys().map(EndpointId::as_str).collect();
+        same("what is noted", &noted.keys().map(String::as_str).collect(), &known)?;
+        self.models[0].unreadable = noted.into_iter().map(|(name, at_ms)| (name.parse().unwrap(), at_ms)).collect();
+        Ok(())
     }
 
     /// The owner's group is there, and some entries are pending.
@@ -465,6 +486,12 @@ impl Walk {
         (real.now_ms, all.now_ms) = (0, 0);
         same("how much it is", &real.len(), &all.len().min(most))?;
         same("the barrier", &real.barrier, &all.barrier)?;
+        let concerned = |at: &EndpointId| real.records.iter().any(|one| one.id.endpoint == *at);
+        let noted = |exported: &Exported| -> BTreeMap<EndpointId, u64> {
+            let noted = exported.unreadable.iter().filter(|(at, _)| concerned(at));
+            noted.map(|(at, at_ms)| (at.clone(), *at_ms)).collect()
+        };
+        same("what could not be read", &noted(&real), &noted(&all))?;
         let is_first = |real: &[Pending], all: &[Pending]| all.starts_with(real);
         if !is_first(&real.entries, &all.entries) {
             return Err(format!("{:?} is not the first of {:?}", real.entries, all.entries));

@@ -46,6 +46,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "herald repartition --into 64 --reason 'more than one worker can do' --dry-run",
             "herald repartition --stream payment-intents:6 --into 4 --reason 'hot'",
+            "herald repartition --cancel --reason 'not now'",
         ],
     ),
     ("pause", &["herald pause --all --reason 'the network to all receivers is down'"]),

@@ -36,11 +36,14 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug, Args)]
 pub struct RepartitionArgs {
     /// Into how many parts: eight times as many as the most workers that will ever share them
-    #[arg(long, value_name = "PARTS")]
-    into: u32,
+    #[arg(long, value_name = "PARTS", required_unless_present = "cancel")]
+    into: Option<u32>,
     /// Do not wait until it is done
     #[arg(long)]
     no_wait: bool,
+    /// Leave it in one piece after all, if nothing was handed over yet
+    #[arg(long, conflicts_with_all = ["into", "no_wait"])]
+    cancel: bool,
     #[command(flatten)]
     consent: Consent,
 }
@@ -55,9 +58,10 @@ struct Shown<'a> {
 }
 
 pub async fn run(context: &Context, args: RepartitionArgs) -> anyhow::Result<()> {
-    let RepartitionArgs { into, no_wait, consent } = args;
+    let RepartitionArgs { into, no_wait, consent, .. } = args;
     let keys = context.keys()?;
     let stream = keys.stream();
+    let Some(into) = into else { return cancel(context, &keys, &consent).await };
     Split::new(stream, &[into]).map_err(|error| VerbError::Usage(error.to_string()))?;
     let mut connection = context.connect().await?;
     match mode(connection.clone(), stream).await? {
@@ -74,8 +78,9 @@ pub async fn run(context: &Context, args: RepartitionArgs) -> anyhow::Result<()>
             note(format_args!("{stream} is split into {into} parts already: nothing to do"));
             return show(context, &mut connection, &keys, into).await;
         }
-        Mode::Splitting { parts, .. } => {
-            let why = format!("{stream} is being split into {parts} parts: wait until that is done");
+        Mode::Splitting { parts, has_begun, .. } => {
+            let or = if has_begun { "" } else { ", or cancel it:  herald repartition --cancel --reason '…'" };
+            let why = format!("{stream} is being split into {parts} parts: wait until that is done{or}");
             return Err(VerbError::Refused(why).into());
         }
         Mode::Routed { parts, .. } => {
@@ -106,6 +111,31 @@ pub async fn run(context: &Context, args: RepartitionArgs) -> anyhow::Result<()>
     audited(context, begun, split).await
 }
 
+/// As long as its owner has not begun to hand over.
+async fn cancel(context: &Context, keys: &PartitionKeys, consent: &Consent) -> anyhow::Result<()> {
+    let stream = keys.stream();
+    let why = match mode(context.connect().await?, stream).await? {
+        // It may be about to be split: only its owner knows.
+        Mode::Worked | Mode::Splitting { has_begun: false, .. } => None,
+        Mode::Splitting { parts, .. } => {
+            Some(format!("{stream} has begun to hand over to {parts} parts: there is no way back"))
+        }
+        Mode::Routed { parts, .. } => Some(format!("{stream} is split into {parts} parts, and stays so")),
+    };
+    if let Some(why) = why {
+        return Err(VerbError::Refused(why).into());
+    }
+    if consent.confirm(&format!("leave {stream} in one piece"))? == Go::DryRun {
+        return Ok(());
+    }
+    let begun = consent.act(Act::Repartition).target(format_args!("{stream} --cancel"));
+    let ask =
+        async |_: &mut _| Asking::connect(context, consent.mark()).await?.one(keys, &Asked::CancelRepartition).await;
+    audited(context, begun, ask).await?;
+    note(format_args!("{stream} stays in one piece"));
+    Ok(())
+}
+
 /// Until it is split.
 async fn follow(context: &Context, keys: &PartitionKeys, into: u32) -> anyhow::Result<()> {
     let stream = keys.stream();
@@ -114,6 +144,11 @@ async fn follow(context: &Context, keys: &PartitionKeys, into: u32) -> anyhow::R
     loop {
         match mode(connection.clone(), stream).await? {
             Mode::Routed { .. } => break,
+            Mode::Worked if told_at.is_some() => {
+                return Err(
+                    VerbError::Refused(format!("{stream} stays in one piece: somebody has cancelled it")).into()
+                );
+            }
             Mode::Worked if clock::now() >= began + BEGINS_WITHIN => {
                 let why = format!(
                     "the owner of {stream} has not begun to split it: its log says why, or another worker has come"

@@ -1,7 +1,7 @@
 //! What each part of a stream that is being split is given of what is unfinished there, and what leaves the stream once the parts have
 //! it. Pure, like `router`: an account has its records and letters where its next events will go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -45,6 +45,7 @@ pub fn share_out(
             share(&mut shares, part_for(&entry, above, parts)).entries.push(entry);
         }
     }
+    let mut noted = BTreeSet::new();
     for Unended { id, head_field, place, record } in exported.records {
         let told = Told::by(&record);
         let chain = match head_field.starts_with('~') {
@@ -54,7 +55,14 @@ pub fn share_out(
         let account = told.account.or_else(|| account_of(&id.endpoint));
         let part = part_of_account(account.as_ref(), above, parts);
         leaves.items.push(Item::Finish { id: id.clone(), chain: chain.clone() });
-        share(&mut shares, part).items.push(Item::Take { id, chain, place, record });
+        let given = &mut share(&mut shares, part).items;
+        // What waits there must not be older in its part than it was here.
+        if let Some(at_ms) = exported.unreadable.get(&id.endpoint)
+            && noted.insert((part, id.endpoint.clone()))
+        {
+            given.push(Item::TakeUnreadable { endpoint: id.endpoint.clone(), at_ms: *at_ms });
+        }
+        given.push(Item::Take { id, chain, place, record });
     }
     for Died { id, at_ms, facts, letter } in exported.letters {
         leaves.items.push(Item::Discard { id: id.clone() });
@@ -127,6 +135,7 @@ mod tests {
                 Died { id: id("6-0:ep_2"), at_ms: 7, facts: None, letter: Some("?".into()) },
                 Died { id: id("7-0:ep_2"), at_ms: 8, facts: None, letter: None },
             ],
+            unreadable: BTreeMap::from([("ep_1".parse().unwrap(), 77)]),
         };
         let known = |endpoint: &EndpointId| (endpoint.as_str() == "ep_2").then(|| "acc_test".parse().unwrap());
         let (shares, leaves) = share_out(exported.clone(), Shape { above: 1, parts: 64 }, known);
@@ -136,13 +145,15 @@ mod tests {
             let name = |item: &Item| match item {
                 Item::Take { id, chain, place: Place::Held, .. } => format!("{id} {}", chain.name()),
                 Item::TakeLetter { id, at_ms: 7, .. } => id.to_string(),
+                Item::TakeUnreadable { endpoint, at_ms: 77 } => format!("{endpoint} was unreadable"),
                 other => panic!("{other:?}"),
             };
             of(part).items.iter().map(name).collect::<Vec<_>>()
         };
         assert_eq!(names(0), ["5-0:ep_9 ~pi_unreadable"], "whose it is nobody knows");
-        assert_eq!(names(6), ["3-0:ep_1 pi_1", "6-0:ep_2"]);
-        assert_eq!((of(62).entries.len(), names(62)), (1, vec!["4-0:ep_1 ~pi_4".to_owned()]));
+        assert_eq!(names(6), ["ep_1 was unreadable", "3-0:ep_1 pi_1", "6-0:ep_2"]);
+        assert_eq!(names(62), ["ep_1 was unreadable", "4-0:ep_1 ~pi_4"]);
+        assert_eq!(of(62).entries.len(), 1);
         assert_eq!((leaves.acks.len(), leaves.items.len(), leaves.last_read.ms), (2, 5, 8));
         // One level below, the same accounts lie elsewhere.
         let (below, _) = share_out(exported, Shape { above: 64, parts: 4 }, known);

@@ -194,9 +194,19 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routes {
     pub term: Term,
+    /// As far as it is known: whoever routes changes it.
     pub mode: Mode,
     /// Into how many parts it is to be split, whatever is unfinished.
     pub wanted: Option<u32>,
+    /// It is not to be split after all, as long as nothing was handed over.
+    pub is_cancelled: bool,
+}
+
+impl Routes {
+    /// What whoever routes is to do; how far that is, they know themselves.
+    pub fn work(&self) -> (&Term, Option<u32>, bool) {
+        (&self.term, self.wanted, self.is_cancelled)
+    }
 }
 
 /// A split that somebody has asked for.
@@ -372,9 +382,11 @@ pub struct Partition<D> {
     phase: Phase,
     lease: Lease,
     term: TermState,
-    /// What becomes of the entries, as it was when the term began.
+    /// What becomes of the entries, as far as this term knows.
     mode: Option<Mode>,
     wish: Option<Wish>,
+    /// Somebody wants it back to be worked.
+    is_cancelled: bool,
     outstanding: Option<Outstanding>,
     clock: RedisClock,
     /// When the call that is on its way was sent.
@@ -425,6 +437,7 @@ impl<D: Directory> Partition<D> {
             term,
             mode: None,
             wish: None,
+            is_cancelled: false,
             outstanding: None,
             clock: RedisClock::default(),
             asked_at: 0,
@@ -779,7 +792,15 @@ impl<D: Directory> Partition<D> {
     /// A stream whose entries are passed on, which is somebody else's work. This one keeps the lease meanwhile.
     pub fn routes(&self) -> Option<Routes> {
         let (Phase::Routing, Some(term), Some(mode)) = (self.phase, self.lease.term(), &self.mode) else { return None };
-        Some(Routes { term: term.clone(), mode: mode.clone(), wanted: self.wish.map(|wish| wish.parts) })
+        let (wanted, is_cancelled) = (self.wish.map(|wish| wish.parts), self.is_cancelled);
+        Some(Routes { term: term.clone(), mode: mode.clone(), wanted, is_cancelled })
+    }
+
+    /// Whoever splits the stream under this term has changed its mode, or found that it is another one than was known.
+    pub fn mode_is(&mut self, term: &Term, mode: Mode) {
+        if self.phase == Phase::Routing && self.lease.term() == Some(term) {
+            self.mode = Some(mode);
+        }
     }
 
     /// There is nothing to route: this term works the stream if that is not to be split after all, and ends if its mode is another one
@@ -791,7 +812,7 @@ impl<D: Directory> Partition<D> {
         match self.mode {
             Some(Mode::Worked) => {
                 self.phase = Phase::Recovering;
-                self.wish = None;
+                (self.wish, self.is_cancelled) = (None, false);
             }
             _ => self.end_term(now, "the mode of the stream is not what it was".to_owned()),
         }
@@ -891,7 +912,10 @@ impl<D: Directory> Partition<D> {
             Phase::Waiting { at } => at,
             Phase::Stopped => return u64::MAX,
             Phase::Running if !self.ends_work() => self.next_work(),
-            Phase::Routing if !self.leaves() => u64::MAX,
+            Phase::Routing if !self.leaves() => {
+                let settle = self.core.outbox_since().map(|since| since + SETTLE_DELAY_MS);
+                settle.into_iter().chain([self.inbox_at()]).min().unwrap_or(u64::MAX)
+            }
             Phase::Running | Phase::Recovering | Phase::Opening | Phase::Counting(_) | Phase::Routing => now + IDLE_MS,
         };
         lease.min(work).max(now + 1)

@@ -1,5 +1,7 @@
 //! The owner against the store's model, without faults: what it calls, and when it stops.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::{
     dispatch::{budgets::Budget, lane::Owed},
@@ -10,7 +12,7 @@ use crate::{
         signing::SecretText,
     },
     store::{
-        model::Model,
+        model::{Group, Model, Quarantined},
         protocol::{Asked, GROUP, Unfinished},
     },
 };
@@ -1040,19 +1042,169 @@ fn a_stream_that_is_routed_is_owned_and_not_worked() {
     let mode = Mode::Routed { parts: 4, token: "t0".to_owned(), barrier: EntryId::ZERO };
     model.mode = mode.clone();
     publish(&mut model, 1);
-    assert_eq!(drive(&mut partition, &mut model, 1_000), 1, "nothing but the lease");
-    let Routes { term, mode: told, wanted } = partition.routes().expect("it is routed");
+    assert_eq!(drive(&mut partition, &mut model, 1_000), 2, "nothing but the lease and the inbox");
+    let Routes { term, mode: told, wanted, .. } = partition.routes().expect("it is routed");
     assert_eq!((&term, told, wanted), (partition.term().unwrap(), mode, None));
     // Whoever routes finds another mode: what becomes of the stream is for a new term to find out.
     partition.works(1_001, &term);
     assert!(partition.routes().is_none() && !partition.is_owner());
     drive(&mut partition, &mut model, 2_000);
     assert!(partition.routes().is_some_and(|routes| routes.term != term), "it is routed all the same");
+    assert_eq!(partition.wake_at(2_000), 3_000, "the next look into the inbox comes before the lease");
+    model.now_ms = 3_500;
     renew(&mut partition, &mut model, 3_500);
-    assert!(drive(&mut partition, &mut model, 7_000) == 0 && partition.is_owner() && model.records.is_empty());
+    assert!(drive(&mut partition, &mut model, 7_000) == 1 && partition.is_owner() && model.records.is_empty());
     partition.stop();
     drive(&mut partition, &mut model, 7_001);
     assert!(partition.is_stopped() && model.lease.is_none() && partition.routes().is_none());
+}
+
+/// What is asked of the owner of a stream in this mode, and what is answered.
+fn asked_of_split(mode: &Mode, group: Option<Group>) -> (Model, Vec<String>) {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    (model.mode, model.cursor) = (mode.clone(), Some(entry(7)));
+    publish(&mut model, 6);
+    model.stream.groups.extend(group.map(|group| (GROUP.to_owned(), group)));
+    for ms in [3, 4] {
+        let quarantined = Quarantined {
+            body: format!("{{\"n\":{ms}}}").into(),
+            cut: false,
+            error: "odd".to_owned(),
+            envelope: Envelope::default(),
+            place: entry(ms),
+            is_sound: false,
+        };
+        model.quarantine.push((entry(ms), quarantined));
+    }
+    drive(&mut partition, &mut model, 1_000);
+    let term = partition.term().cloned();
+    let mark: Bytes = serde_json::to_vec(&Mark { by: "t".into(), why: "w".into(), at_ms: 1 }).unwrap().into();
+    let letter: DeliveryId = "1-0:ep_a".parse().unwrap();
+    let asked = [
+        Asked::Requeue(entry(3)),
+        Asked::Requeue(entry(3)),
+        Asked::DiscardQuarantined(entry(4)),
+        Asked::Redeliver(letter.clone()),
+        Asked::Discard(letter),
+        Asked::Release("ep_a".parse().unwrap(), "pi_1".parse().unwrap(), None),
+        Asked::Repartition(4),
+        Asked::Repartition(8),
+    ];
+    let asked = asked.map(|asked| model.ask(asked, mark.clone()));
+    // The router has heard that there is something.
+    partition.stirred(false, true);
+    drive(&mut partition, &mut model, 1_010);
+    drive(&mut partition, &mut model, 1_020);
+    assert_eq!(partition.term().cloned(), term, "no answer costs the term");
+    // One that nobody hears of is found soon.
+    let late = model.ask(Asked::Requeue(entry(9)), mark);
+    drive(&mut partition, &mut model, 2_020);
+    drive(&mut partition, &mut model, 2_030);
+    assert!(model.inbox.requests.is_empty(), "{:?}", model.inbox.requests);
+    let answers = asked.iter().chain([&late]).map(|asked| model.answers[asked].clone()).collect();
+    (model, answers)
+}
+
+#[test]
+fn the_owner_of_a_routed_stream_answers_what_is_asked_of_it_and_leaves_how_far_its_parts_are() {
+    let split = Mode::Routed { parts: 4, token: "t0".to_owned(), barrier: EntryId::ZERO };
+    let being_split = Mode::Splitting { parts: 4, token: "t0".to_owned(), has_begun: true };
+    // One that was worked on still has its group.
+    let group = Group { last_delivered: entry(5), pending: BTreeMap::new() };
+    for (mode, group) in [(&split, None), (&split, Some(group.clone())), (&being_split, Some(group))] {
+        let (model, answers) = asked_of_split(mode, group);
+        let [requeued, again, discarded, redeliver, discard, release, same, other, missing] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        assert!([requeued, discarded, same].into_iter().all(|answer| answer == "ok"), "{answers:?}");
+        assert!([again, missing].into_iter().all(|answer| answer.contains("no such quarantined")), "{answers:?}");
+        let told = if *mode == split { "is split into 4 parts" } else { "is being split into 4 parts" };
+        let refused = [redeliver, discard, release, other];
+        assert!(refused.into_iter().all(|answer| answer.starts_with("error") && answer.contains(told)), "{answers:?}");
+        assert!(model.quarantine.is_empty());
+        let last = model.stream.entries.last_key_value().unwrap();
+        assert_eq!((model.stream.entries.len(), &last.1[0].1[..]), (2, &b"{\"n\":3}"[..]));
+        assert_eq!(model.places.get(last.0), Some(&(entry(3), None)), "it has the place that it had");
+        assert_eq!(model.cursor, Some(entry(7)), "which is the router's");
+    }
+}
+
+#[test]
+fn a_split_can_be_taken_back_until_something_is_handed_over() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    let mark: Bytes = serde_json::to_vec(&Mark { by: "t".into(), why: "w".into(), at_ms: 1 }).unwrap().into();
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let sent = partition.next_attempt(10).expect("the attempt that is waited for");
+    // Nobody has asked for any.
+    let none = model.ask(Asked::CancelRepartition, mark.clone());
+    // While it waits for what is in flight.
+    let wanted = model.ask(Asked::Repartition(4), mark.clone());
+    partition.stirred(false, true);
+    drive(&mut partition, &mut model, 20);
+    assert!(partition.wish.is_some() && model.answers[&wanted] == "ok" && model.answers[&none] == "ok");
+    let cancelled = model.ask(Asked::CancelRepartition, mark.clone());
+    drive(&mut partition, &mut model, 1_100);
+    drive(&mut partition, &mut model, 1_700);
+    drive(&mut partition, &mut model, 1_710);
+    assert!(partition.wish.is_none() && partition.is_running() && partition.routes().is_none());
+    assert_eq!(model.answers[&cancelled], "ok");
+    partition.attempted(1_720, sent.token, delivered());
+    drive(&mut partition, &mut model, 1_730);
+    drive(&mut partition, &mut model, 1_735);
+    assert!(partition.next_attempt(1_735).is_none() && model.stream.groups[GROUP].pending.is_empty());
+
+    // While whoever splits it has handed over nothing.
+    model.ask(Asked::Repartition(4), mark.clone());
+    partition.stirred(false, true);
+    for now in [1_740, 1_750, 1_760] {
+        drive(&mut partition, &mut model, now);
+    }
+    let term = partition.routes().expect("it is to be split").term;
+    let splitting = |has_begun| Mode::Splitting { parts: 4, token: "t0".to_owned(), has_begun };
+    partition.mode_is(&term, splitting(false));
+    let cancelled = model.ask(Asked::CancelRepartition, mark.clone());
+    let behind = model.ask(Asked::Repartition(8), mark.clone());
+    partition.stirred(false, true);
+    drive(&mut partition, &mut model, 1_770);
+    assert!(partition.routes().is_some_and(|routes| routes.is_cancelled));
+    assert!(!model.answers.contains_key(&cancelled) && !model.answers.contains_key(&behind), "it is not done yet");
+    partition.mode_is(&term, Mode::Worked);
+    partition.works(1_780, &term);
+    // The wake-up sees what is there still.
+    partition.stirred(false, true);
+    drive(&mut partition, &mut model, 1_790);
+    drive(&mut partition, &mut model, 1_800);
+    assert_eq!((&*model.answers[&cancelled], &*model.answers[&behind]), ("ok", "ok"), "it can be asked for again");
+
+    // And not when it has begun, even if that was found out after it was asked for.
+    drive(&mut partition, &mut model, 1_810);
+    let term = partition.routes().expect("it is to be split").term;
+    partition.mode_is(&term, splitting(false));
+    let late = model.ask(Asked::CancelRepartition, mark);
+    partition.stirred(false, true);
+    drive(&mut partition, &mut model, 1_820);
+    partition.mode_is(&term, splitting(true));
+    drive(&mut partition, &mut model, 2_830);
+    drive(&mut partition, &mut model, 2_840);
+    assert!(model.answers[&late].contains("there is no way back"), "{}", model.answers[&late]);
+}
+
+#[test]
+fn whoever_splits_a_stream_tells_its_owner_how_far_it_is() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    let splitting = Mode::Splitting { parts: 4, token: "t0".to_owned(), has_begun: true };
+    model.mode = splitting.clone();
+    drive(&mut partition, &mut model, 1_000);
+    let routed = Mode::Routed { parts: 4, token: "t0".to_owned(), barrier: EntryId::ZERO };
+    partition.mode_is(&Term::new(9, "another"), routed.clone());
+    assert_eq!(partition.routes().unwrap().mode, splitting);
+    let term = partition.term().cloned().unwrap();
+    partition.mode_is(&term, routed.clone());
+    assert_eq!(partition.routes().unwrap().mode, routed);
 }
 
 #[test]
@@ -1100,7 +1252,7 @@ fn a_stream_that_is_to_be_split_settles_what_is_in_flight_and_is_left_to_who_spl
     drive(&mut partition, &mut model, 2_051);
     drive(&mut partition, &mut model, 2_052);
     assert!(partition.take_errands().contains(&Errand::AbortFlights));
-    let Routes { term, mode, wanted } = partition.routes().expect("it is to be split");
+    let Routes { term, mode, wanted, .. } = partition.routes().expect("it is to be split");
     assert_eq!((mode, wanted), (Mode::Worked, Some(8)));
     assert!(term != before && model.lease.as_ref().is_some_and(|lease| lease.value == term.as_str()));
     assert_eq!(model.records.keys().map(|id| id.entry).collect::<Vec<_>>(), [two.delivery.id.entry]);

@@ -32,7 +32,7 @@ use self::{
     health::{News, Publisher},
     operations::Runner,
     reporter::Reporter,
-    routing::Routing,
+    routing::{Routing, Told},
     tracer::{Called, Tracer},
 };
 use super::{
@@ -297,7 +297,11 @@ impl Worker {
                     }
                 }
                 () = self.runner.made_due() => self.partition.something_is_due(),
-                term = self.routing.works() => self.partition.works(self.now(), &term),
+                told = self.routing.told() => match told {
+                    Told::Works(term) => self.partition.works(self.now(), &term),
+                    Told::Mode(term, mode) => self.partition.mode_is(&term, mode),
+                    Told::Asked => self.partition.stirred(false, true),
+                },
                 Some(change) = changes.next() => self.registry_changed(change),
                 Ok(()) = self.gives_way.changed() => {
                     let gives_way = *self.gives_way.borrow_and_update();

@@ -57,13 +57,80 @@ impl Kind {
         }
     }
 
-    /// A second, where nobody says otherwise: what goes out again must not be felt by what is new.
-    pub fn usual_rate(self) -> u32 {
-        match self {
+    /// Where nobody says otherwise: what goes out again must not be felt by what is new.
+    pub fn usual_rate(self) -> Rate {
+        Rate::of(match self {
             Self::Redeliver | Self::Replay => 200,
             Self::Discard | Self::Erase => 1_000,
             Self::SendNow => 500,
+        })
+    }
+}
+
+/// How many a second at most. What one part has of an operation may have less than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate {
+    millionths: u64,
+}
+
+const MILLION: u64 = 1_000_000;
+
+impl Rate {
+    /// So many, one at least and [`MAX_RATE`] at most.
+    pub fn of(a_second: u32) -> Self {
+        Self { millionths: u64::from(a_second.clamp(1, MAX_RATE)) * MILLION }
+    }
+
+    pub fn per_second(self) -> f64 {
+        self.millionths as f64 / MILLION as f64
+    }
+
+    /// The whole number that it does not exceed.
+    pub fn rounded_up(self) -> u32 {
+        self.millionths.div_ceil(MILLION) as u32
+    }
+
+    /// Divided by what there is to do in each part: together no more than this one.
+    pub fn divided(self, work: &[u64]) -> Vec<Self> {
+        let all = work.iter().map(|part| u128::from(*part)).sum::<u128>().max(1);
+        let up_to = |done: u128| (u128::from(self.millionths) * done / all) as u64;
+        let mut done = 0;
+        let share = |part: &u64| {
+            let before = up_to(done);
+            done += u128::from(*part);
+            // Whoever has anything to do gets on, if only in days.
+            Self { millionths: (up_to(done) - before).max(1) }
+        };
+        work.iter().map(share).collect()
+    }
+}
+
+/// Without a fraction where it is whole, as every Herald reads it.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction) = (self.millionths / MILLION, self.millionths % MILLION);
+        match fraction {
+            0 => write!(f, "{whole}"),
+            _ => f.write_str(format!("{whole}.{fraction:06}").trim_end_matches('0')),
         }
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("{:?} is no rate", text.chars().take(32).collect::<String>());
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let is_number =
+            |digits: &str, most| (1..=most).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        if !is_number(whole, 5) || !is_number(fraction, 6) {
+            return Err(unknown());
+        }
+        let number = |digits: &str| digits.parse::<u64>().map_err(|_| unknown());
+        let millionths = number(whole)? * MILLION + number(&format!("{fraction:0<6}"))?;
+        let most = Self::of(MAX_RATE).millionths;
+        if (1..=most).contains(&millionths) { Ok(Self { millionths }) } else { Err(unknown()) }
     }
 }
 
@@ -216,8 +283,8 @@ pub struct Operation {
     pub id: OperationId,
     pub plan: Plan,
     pub state: State,
-    /// How many it takes a second at most.
-    pub rate: u32,
+    /// How many it takes at most.
+    pub rate: Rate,
     pub counts: Counts,
     pub started: Option<Change>,
     /// The last time that somebody paused, resumed or cancelled it.
@@ -249,7 +316,7 @@ pub fn merged(shares: impl IntoIterator<Item = Operation>) -> Option<Operation> 
             ..one.plan
         },
         state: one.state.with(other.state),
-        rate: one.rate.saturating_add(other.rate),
+        rate: Rate { millionths: one.rate.millionths.saturating_add(other.rate.millionths) },
         counts: Counts {
             open: one.counts.open + other.counts.open,
             done: one.counts.done + other.counts.done,
@@ -313,6 +380,27 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_divided_without_becoming_more_and_is_read_as_it_is_written() {
+        let one = Rate::of(1);
+        for work in [vec![1; 64], vec![1, 2, 4], vec![7, 0, 900_000], vec![3], vec![1; 1_024]] {
+            let shares = one.divided(&work);
+            let all = shares.iter().map(|share| share.millionths).sum::<u64>();
+            // One that has nothing to do has a millionth all the same.
+            assert!((MILLION..=MILLION + 2).contains(&all), "{shares:?}");
+            for share in shares {
+                assert_eq!(share.to_string().parse(), Ok(share), "{share}");
+            }
+        }
+        assert_eq!(Rate::of(40).divided(&[1, 3]), [Rate::of(10), Rate::of(30)]);
+        let texts = one.divided(&[1; 64])[0].to_string();
+        assert_eq!((texts.as_str(), Rate::of(200).to_string()), ("0.015625", "200".to_owned()));
+        assert_eq!((one.divided(&[1, 2])[0].rounded_up(), one.rounded_up(), Rate::of(0)), (1, 1, one));
+        for odd in ["", "0", "0.0", ".5", "1.", "-1", "1e3", "10000.1", "1.0000001", "999999999999"] {
+            assert!(odd.parse::<Rate>().is_err(), "{odd}");
+        }
+    }
+
+    #[test]
     fn shares_are_one_operation_which_goes_on_until_all_have_ended() {
         let share = |state, done, ended_ms| {
             let (schema, kind, selection) = (OPERATION_SCHEMA, Kind::Redeliver, Selection::default());
@@ -320,13 +408,13 @@ mod tests {
             let plan = Plan { schema, kind, selection, filter, count: 10, by, why, at_ms: done };
             let (id, counts) = (new_id(1, 1), Counts { done, open: 1, ..Counts::default() });
             let (started, changed, waits, audit) = (None, None, vec![format!("{done}")], None);
-            Operation { id, plan, state, rate: 50, counts, started, changed, ended_ms, waits, audit }
+            Operation { id, plan, state, rate: Rate::of(50), counts, started, changed, ended_ms, waits, audit }
         };
         assert_eq!(merged([]), None);
         let one = share(State::Done, 7, Some(7));
         assert_eq!(merged([one.clone()]), Some(one.clone()));
         let both = merged([one.clone(), share(State::Running, 2, None), share(State::Done, 1, Some(3))]).unwrap();
-        assert_eq!((both.state, both.ended_ms, both.plan.count, both.rate), (State::Running, None, 30, 150));
+        assert_eq!((both.state, both.ended_ms, both.plan.count, both.rate), (State::Running, None, 30, Rate::of(150)));
         assert_eq!((both.counts.done, both.left(), both.waits.len()), (10, 17, 3));
         let ended = merged([one.clone(), share(State::Cancelled, 1, Some(9))]).unwrap();
         assert_eq!((ended.state, ended.ended_ms), (State::Cancelled, Some(9)));

@@ -112,8 +112,8 @@ pub enum Mode {
     /// They are delivered by its owner; the key is not there.
     #[default]
     Worked,
-    /// Its owner is handing over to so many parts what is unfinished, and reads nothing.
-    Splitting { parts: u32, token: String },
+    /// Its owner is handing over to so many parts what is unfinished, and reads nothing. Until it has begun, this can be undone.
+    Splitting { parts: u32, token: String, has_begun: bool },
     /// Its owner passes on to its parts every entry behind the barrier: those up to it were delivered here, or handed over.
     Routed { parts: u32, token: String, barrier: EntryId },
 }
@@ -132,7 +132,10 @@ impl Mode {
         let parts = |text: &str| text.parse().ok().filter(|parts| (2..=MAX_PARTS).contains(parts)).ok_or_else(unknown);
         match text.split(' ').collect::<Vec<_>>()[..] {
             ["splitting", number, token] if !token.is_empty() => {
-                Ok(Self::Splitting { parts: parts(number)?, token: token.to_owned() })
+                Ok(Self::Splitting { parts: parts(number)?, token: token.to_owned(), has_begun: false })
+            }
+            ["splitting", number, token, "begun"] if !token.is_empty() => {
+                Ok(Self::Splitting { parts: parts(number)?, token: token.to_owned(), has_begun: true })
             }
             ["routed", number, token, barrier] if !token.is_empty() => Ok(Self::Routed {
                 parts: parts(number)?,
@@ -147,7 +150,9 @@ impl Mode {
     pub fn to_text(&self) -> Option<String> {
         match self {
             Self::Worked => None,
-            Self::Splitting { parts, token } => Some(format!("splitting {parts} {token}")),
+            Self::Splitting { parts, token, has_begun } => {
+                Some(format!("splitting {parts} {token}{}", if *has_begun { " begun" } else { "" }))
+            }
             Self::Routed { parts, token, barrier } => Some(format!("routed {parts} {token} {barrier}")),
         }
     }
@@ -285,7 +290,8 @@ mod tests {
     fn a_mode_is_what_its_key_holds() {
         let token = || "t0ken".to_owned();
         let routed = Mode::Routed { parts: 64, token: token(), barrier: "17-1".parse().unwrap() };
-        for mode in [Mode::Worked, Mode::Splitting { parts: 2, token: token() }, routed] {
+        let splitting = |has_begun| Mode::Splitting { parts: 2, token: token(), has_begun };
+        for mode in [Mode::Worked, splitting(false), splitting(true), routed] {
             assert_eq!(Mode::parse(mode.to_text().as_deref()), Ok(mode));
         }
         for wrong in

@@ -336,6 +336,7 @@ fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts
             Ok(RequestKind::DiscardQuarantined { entry: id::<EntryId>(text("entry")?)?, exists: flag(found)? })
         }
         "accept-registry" => Ok(RequestKind::AcceptRegistry { registry: text("registry")?.to_owned() }),
+        "cancel-repartition" => Ok(RequestKind::CancelRepartition),
         "repartition" => {
             let parts = text("parts")?;
             let parts = parts.parse().map_err(|_| Unreadable::Request(format!("{:?} is no number", shorten(parts))))?;

@@ -488,8 +488,11 @@ impl Model {
         let group_missing = group.is_none();
         if let Some(group) = group {
             settlement.acks.iter().for_each(|id| drop(group.pending.remove(id)));
-            let lowest = group.pending.keys().next();
-            self.cursor = Some(lowest.map_or(settlement.last_read, |id| id.before()));
+            // Where the stream is split, it says how far the parts are.
+            if self.mode == Mode::Worked {
+                let lowest = group.pending.keys().next();
+                self.cursor = Some(lowest.map_or(settlement.last_read, |id| id.before()));
+            }
         }
         self.log.extend(settlement.log.iter().cloned());
         Answer::Settled {
@@ -561,6 +564,10 @@ impl Model {
             Item::TakeLetter { id, at_ms, facts, letter } => {
                 self.dead.insert(id.clone(), (*at_ms, letter.clone()));
                 self.dead_facts.insert(id.clone(), (*at_ms, (**facts).clone()));
+            }
+            Item::TakeUnreadable { endpoint, at_ms } => {
+                let noted = self.unreadable.entry(endpoint.clone()).or_default();
+                *noted = (*noted).max(*at_ms);
             }
             Item::Quarantine { entry, body, cut, error, envelope, keep_bytes } => {
                 let place = self.places.get(entry).map_or(*entry, |(place, _)| *place);
@@ -805,6 +812,7 @@ impl Model {
             }
             Asked::AcceptRegistry(registry) => RequestKind::AcceptRegistry { registry: registry.clone() },
             Asked::Repartition(parts) => RequestKind::Repartition { parts: *parts },
+            Asked::CancelRepartition => RequestKind::CancelRepartition,
         };
         let requests = self.inbox.requests.range(after).take(max);
         // What an operation has under way, nobody else changes.
@@ -947,6 +955,7 @@ fn endpoint_of(item: &Item) -> Option<&EndpointId> {
         | Item::Take { id, .. } => Some(&id.endpoint),
         Item::Discard { .. }
         | Item::TakeLetter { .. }
+        | Item::TakeUnreadable { .. }
         | Item::Index { .. }
         | Item::Quarantine { .. }
         | Item::Requeue { .. }

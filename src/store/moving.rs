@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     facts::{
-        id::{DeliveryId, EntryId},
+        id::{DeliveryId, EndpointId, EntryId},
         letter::LetterFacts,
         partition::part_of,
     },
@@ -40,6 +40,8 @@ pub struct Exported {
     /// Chain by chain, each in its order.
     pub records: Vec<Unended>,
     pub letters: Vec<Died>,
+    /// Endpoints of these records that could not be read, and when that was last noted.
+    pub unreadable: BTreeMap<EndpointId, u64>,
 }
 
 /// An entry that was read and not acknowledged; without a content if somebody has trimmed it.
@@ -330,6 +332,10 @@ fn exported(value: Value) -> Result<Option<Exported>, String> {
         let (id, at_ms) = (letters.parsed()?, letters.parsed()?);
         let facts = LetterFacts::parse(&letters.text()?);
         exported.letters.push(Died { id, at_ms, facts, letter: letters.optional()? });
+    }
+    let mut unreadable = parts.array()?;
+    while unreadable.has_more() {
+        exported.unreadable.insert(unreadable.parsed()?, unreadable.parsed()?);
     }
     Ok(Some(exported))
 }

@@ -20,7 +20,7 @@ use super::{
 use crate::facts::{
     id::{DeliveryId, EndpointId, EntryId, IntentId, OperationId},
     operation::{
-        Change, Counts, Exception, Kind, MAX_RATE, OPERATION_SCHEMA, Operation, Plan, Selection, State, made_ms, new_id,
+        Change, Counts, Exception, Kind, OPERATION_SCHEMA, Operation, Plan, Rate, Selection, State, made_ms, new_id,
     },
 };
 
@@ -93,7 +93,7 @@ pub struct Wanted {
     /// The filter in the flags' words.
     pub filter: String,
     /// None: as usual for its kind.
-    pub rate: Option<u32>,
+    pub rate: Option<Rate>,
     pub by: String,
     pub why: String,
     /// For its id.
@@ -110,7 +110,7 @@ pub enum Verb {
     Pause,
     Resume,
     Cancel,
-    Rate(u32),
+    Rate(Rate),
 }
 
 /// Where a page of operations is.
@@ -214,7 +214,7 @@ impl Operations {
         }
         let Wanted { kind, filter, by, why, .. } = wanted;
         let plan = Plan { schema: OPERATION_SCHEMA, kind, selection, filter, count, by, why, at_ms: now_ms };
-        let rate = wanted.rate.unwrap_or(kind.usual_rate()).clamp(1, MAX_RATE);
+        let rate = wanted.rate.unwrap_or(kind.usual_rate());
         self.write(new_id(wanted.made_ms.unwrap_or(now_ms), wanted.random), plan, rate).await
     }
 
@@ -260,7 +260,7 @@ impl Operations {
         let selection = Selection { until_ms: now_ms, from_ms: 0, ..Selection::from(&letters) };
         let (schema, count) = (OPERATION_SCHEMA, waiting.len() as u64);
         let plan = Plan { schema, kind, selection, filter, count, by, why, at_ms: now_ms };
-        self.write(id, plan, wanted.rate.unwrap_or(kind.usual_rate()).clamp(1, MAX_RATE)).await
+        self.write(id, plan, wanted.rate.unwrap_or(kind.usual_rate())).await
     }
 
     /// In the order of the stream.
@@ -307,11 +307,11 @@ impl Operations {
     }
 
     /// Writes a plan that is whole, under an id that is new.
-    pub async fn write(&mut self, id: OperationId, plan: Plan, rate: u32) -> Result<Operation, OperationError> {
+    pub async fn write(&mut self, id: OperationId, plan: Plan, rate: Rate) -> Result<Operation, OperationError> {
         let subject = Subject("plan an operation on", self.keys.stream());
         let names = [&*self.keys.operation(&id), &self.keys.operations_planned()];
         let call = PLAN.keys(&names).arg(self.keys.prefix()).arg(id.as_str()).arg(plan.kind.name()).arg(json(&plan));
-        let call = call.arg(plan.count).arg(rate).arg(PLANNED_FOR_MS).arg(MAX_PLANNED);
+        let call = call.arg(plan.count).text(rate).arg(PLANNED_FOR_MS).arg(MAX_PLANNED);
         let answer: Vec<Value> = self.connection.run(subject, &call).await?;
         match word(answer.first()) {
             "PLANNED" => Ok(Operation {
@@ -339,7 +339,7 @@ impl Operations {
             Verb::Pause => ("pause", String::new()),
             Verb::Resume => ("resume", String::new()),
             Verb::Cancel => ("cancel", String::new()),
-            Verb::Rate(rate) => ("rate", rate.clamp(1, MAX_RATE).to_string()),
+            Verb::Rate(rate) => ("rate", rate.to_string()),
         };
         let call = CHANGE.keys(&names).arg(self.keys.prefix()).arg(id.as_str()).arg(name).arg(json(who)).arg(detail);
         let answer: Vec<Value> = self.connection.run(subject, &call.arg(MAX_OPEN).arg(MAX_ENDED)).await?;
@@ -496,7 +496,7 @@ fn read(id: &OperationId, hash: &HashMap<String, String>) -> Option<Operation> {
     Some(Operation {
         id: id.clone(),
         state: hash.get("state")?.parse().ok()?,
-        rate: number("rate").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(plan.kind.usual_rate()),
+        rate: hash.get("rate").and_then(|rate| rate.parse().ok()).unwrap_or(plan.kind.usual_rate()),
         counts,
         started: change("started"),
         changed: change("changed"),

@@ -209,6 +209,7 @@ pub(super) fn settle(
         &keys.stats(),
         &keys.places(),
         &keys.bytes(),
+        &keys.mode(),
         &keys.dead_facts(),
         &keys.dead_kinds(),
         &keys.dead_names(),
@@ -324,6 +325,7 @@ fn write_item<'a>(script: ScriptCall<'a>, item: &Item) -> ScriptCall<'a> {
             body(script.text(id).arg(chain.name()).arg(place_text(*place)), record)
         }
         Item::TakeLetter { id, at_ms, facts, letter } => body(script.text(id).arg(at_ms).arg(facts.to_text()), letter),
+        Item::TakeUnreadable { endpoint, at_ms } => script.text(endpoint).arg(at_ms),
         Item::Index { id, facts } => script.text(id).arg(facts.to_text()),
         Item::Quarantine { entry, body: content, cut, error, envelope, keep_bytes } => {
             let script = body(script.text(entry), content).arg(u8::from(*cut)).arg(error);
@@ -348,6 +350,7 @@ fn item_name(item: &Item) -> &'static str {
         Item::Index { .. } => "index",
         Item::Take { .. } => "take",
         Item::TakeLetter { .. } => "take-letter",
+        Item::TakeUnreadable { .. } => "take-unreadable",
         Item::Quarantine { .. } => "quarantine",
         Item::Requeue { .. } => "requeue",
         Item::DiscardQuarantined { .. } => "discard-quarantined",

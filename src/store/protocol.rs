@@ -130,6 +130,8 @@ pub enum Item {
     Take { id: DeliveryId, chain: Chain, place: Place, record: Bytes },
     /// A dead letter of that stream, which died at this time. One that is there stays as it is.
     TakeLetter { id: DeliveryId, at_ms: u64, facts: Box<LetterFacts>, letter: Bytes },
+    /// In that stream it was noted at this time that the endpoint cannot be read. A later note stays.
+    TakeUnreadable { endpoint: EndpointId, at_ms: u64 },
     /// An entry that is not a valid event. It is kept once, however often it is quarantined; another entry with the
     /// same id but another body is kept beside it. While the quarantine then holds more than `keep_bytes`, its oldest
     /// entries are dropped and counted, but never this one. Without a limit it is a sound event, which no limit drops.
@@ -444,6 +446,7 @@ pub enum RequestKind {
     Repartition {
         parts: u32,
     },
+    CancelRepartition,
     /// Not readable: its answer is this text.
     Unknown {
         why: String,
@@ -584,6 +587,8 @@ pub enum Asked {
     AcceptRegistry(String),
     /// Into so many parts.
     Repartition(u32),
+    /// It is not to be split after all.
+    CancelRepartition,
 }
 
 /// Why a call has no answer.

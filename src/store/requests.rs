@@ -84,6 +84,7 @@ fn fields(asked: &Asked, mark: &str) -> Vec<String> {
         Asked::AcceptRegistry(registry) => {
             vec![("op", "accept-registry".to_owned()), ("registry", registry.clone())]
         }
+        Asked::CancelRepartition => vec![("op", "cancel-repartition".to_owned())],
         Asked::Repartition(parts) => vec![("op", "repartition".to_owned()), ("parts", parts.to_string())],
     };
     let mark = ("mark", mark.to_owned());

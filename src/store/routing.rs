@@ -191,7 +191,7 @@ pub enum NoPage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gating {
     Done,
-    /// Another split has closed it.
+    /// Another split has closed it, and has handed over something.
     Gated {
         token: String,
     },
@@ -365,9 +365,20 @@ impl RouteStore {
 
     /// Closes a part until this split is over.
     pub async fn gate(&mut self, part: u32, token: &str) -> Result<Gating, StoreError> {
+        self.set_gate(part, token, "close").await
+    }
+
+    /// Opens a part that this split has closed, and has given nothing.
+    pub async fn open(&mut self, part: u32, token: &str) -> Result<(), StoreError> {
+        self.set_gate(part, token, "open").await.map(drop)
+    }
+
+    async fn set_gate(&mut self, part: u32, token: &str, how: &str) -> Result<Gating, StoreError> {
         let subject = |error| StoreError::unexpected(Subject("close a part of", self.keys.stream()), error);
         let keys = PartitionKeys::new(&part_of(self.keys.stream(), part)).map_err(subject)?;
-        let call = GATE.keys(&[&keys.gate(), &keys.routed(), &keys.lease(), &keys.registry_id()]).arg(token);
+        let names =
+            [&*keys.gate(), &keys.routed(), &keys.lease(), &keys.registry_id(), &keys.unfinished(), &keys.dead()];
+        let call = GATE.keys(&names).arg(token).arg(how);
         let answer = self.own().await?.run(Subject("close", keys.stream()), &call).await?;
         match words("close", &keys, answer)?.as_slice() {
             [word] if word == "OK" => Ok(Gating::Done),

@@ -27,7 +27,7 @@ pub struct OperationView {
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<ChangeView>,
     ended_at: Option<Time>,
-    /// How many it takes a second at most.
+    /// How many it takes a second at most; rounded up for what one part has of it.
     rate: u32,
     /// Not taken yet.
     left: u64,
@@ -87,7 +87,7 @@ impl OperationView {
             started: operation.started.as_ref().map(ChangeView::of),
             changed: operation.changed.as_ref().map(ChangeView::of),
             ended_at: operation.ended_ms.map(Time),
-            rate: *rate,
+            rate: rate.rounded_up(),
             left: operation.left(),
             open: counts.open,
             done: counts.done,

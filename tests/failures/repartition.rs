@@ -5,14 +5,17 @@ use std::{
     time::Duration,
 };
 
-use herald::facts::{id::AccountId, partition::Split};
+use herald::{
+    facts::{id::AccountId, partition::Split},
+    store::{connection::Purpose, keys::PartitionKeys, protocol::Asked, requests::Requests},
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     merchants::Reply,
     process::{Herald, Setup},
-    support::until,
-    world::{Event, STREAM, World, lives, publish},
+    support::{SAFETY, until},
+    world::{Event, PREFIX, STREAM, World, lives, mark, publish},
 };
 
 const PARTS: u32 = 8;
@@ -230,4 +233,114 @@ async fn a_stream_and_one_of_its_parts_are_split_under_load_and_nothing_comes_tw
         assert!(twice.is_empty(), "{} came twice: {:?}", twice.len(), &twice[..twice.len().min(5)]);
     }
     assert!(owner.stop().await.success());
+}
+
+/// How an owner answers.
+async fn answer(world: &World, stream: &str, asked: Asked) -> String {
+    let connection = world.redis.redis().connect(Purpose::Wakeup).await.unwrap();
+    let inbox = Requests::new(connection, PartitionKeys::new(stream).unwrap());
+    let request = inbox.ask(&asked, &mark()).await.unwrap();
+    inbox.await_answer(request, SAFETY).await.unwrap().expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_quarantine_of_a_stream_that_is_split_has_goes_to_its_part_or_for_good() {
+    let (world, accounts) = (World::new().await, ACCOUNTS);
+    let accounts = world.register_many(accounts).await;
+    // To this Herald some events are none.
+    let strict = setup(&world).env("HERALD_EVENTS_STRICT", "true").start();
+    strict.until_owner().await;
+    let odd = [5, 6, 7, 8].map(|n| Event::new(9_000_000 + n, &accounts[n], &format!("pi_{n}"), "Woven"));
+    for (n, event) in odd.iter().enumerate() {
+        world.publish_as(&format!("{}-1", n + 1), event).await;
+    }
+    let quarantine = format!("{PREFIX}quarantine");
+    world.until_key("quarantined", &["XLEN", &quarantine], |length| length == 4).await;
+    let events = lives(41, &accounts, 2_500);
+    let (before, beside_it) = events.split_at(500);
+    world.publish(before).await;
+    world.merchants.until_delivered(before.len()).await;
+    done(&world, &["repartition", "--into", &PARTS.to_string(), "--yes", "--reason", "more workers"]);
+    assert!(strict.stop().await.success());
+
+    let owner = setup(&world).start();
+    owner.until_metric("herald_partition_owned", |owned| owned > f64::from(PARTS)).await;
+    let gone = done(&world, &["quarantine", "discard", "4-1", "--yes", "--reason", "a test"]);
+    assert!(gone.contains("4-1 discarded"), "{gone}");
+    let back = done(&world, &["quarantine", "requeue", "1-1", "--yes", "--reason", "it is one"]);
+    assert!(back.contains("1-1 requeued"), "{back}");
+    world.merchants.until_delivered(before.len() + 1).await;
+    // Beside all that is passed on meanwhile, and whoever owns the stream then.
+    let publishing = beside(&world, beside_it).await;
+    let all = done(&world, &["quarantine", "requeue", "--all", "--yes", "--reason", "they are"]);
+    assert!(all.contains("2 of 2 requeued"), "{all}");
+    owner.kill9();
+    let owner = setup(&world).start();
+    owner.until_metric("herald_partition_owned", |owned| owned > f64::from(PARTS)).await;
+    publishing.await.unwrap();
+    world.merchants.until_delivered(events.len() + 3).await;
+    {
+        let log = world.merchants.log();
+        for (n, event) in odd.iter().enumerate() {
+            let of_it =
+                |endpoint: &str| log.arrivals.iter().filter(|a| a.event == event.id && a.endpoint == endpoint).count();
+            let came = (0..ACCOUNTS).map(|at| of_it(&format!("ep_{at}"))).sum::<usize>();
+            let place = log.arrivals.iter().find(|arrival| arrival.event == event.id).map(|arrival| arrival.sequence);
+            let own = of_it(&event.account.replace("acc_", "ep_"));
+            match n {
+                3 => assert_eq!((came, place), (0, None)),
+                _ => {
+                    assert!(own == came && came > 0, "{} came {came} times, {own} to its own", event.id);
+                    assert_eq!(place.unwrap().to_string(), format!("{}-1", n + 1), "the place that it had");
+                }
+            }
+        }
+    }
+    assert_eq!(world.number(&["XLEN", &quarantine]).await, 0);
+
+    // What is not there any more is refused, and at once.
+    let letter = "1-1:ep_5".parse().unwrap();
+    let told = answer(&world, STREAM, Asked::Redeliver(letter)).await;
+    assert!(told.contains("is split into 8 parts"), "{told}");
+    assert_eq!(answer(&world, STREAM, Asked::Repartition(PARTS)).await, "ok");
+    let told = answer(&world, STREAM, Asked::Repartition(16)).await;
+    assert!(told.contains("it is split into 8 parts, and stays so"), "{told}");
+    assert!(answer(&world, STREAM, Asked::Requeue("1-1".parse().unwrap())).await.contains("no such"), "{told}");
+    let bound: String = world.redis.command(&["GET", &format!("{PREFIX}registry-id")]).await;
+    assert_eq!(answer(&world, STREAM, Asked::AcceptRegistry(bound)).await, "ok");
+    assert!(world.number(&["XLEN", &format!("{PREFIX}inbox")]).await == 0 && owner.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_that_waits_for_replicas_can_be_taken_back_and_asked_for_again() {
+    let world = World::new().await;
+    let accounts = world.register_many(ACCOUNTS).await;
+    let gates = async || world.keys("herald:[{]payment-intents:*[}]:gate").await;
+    // There is none to confirm it.
+    let waiting = setup(&world).env("HERALD_REDIS_WAIT", "1").env("HERALD_REDIS_WAIT_TIMEOUT", "100ms").start();
+    waiting.until_owner().await;
+    let events = lives(43, &accounts, 600);
+    world.publish(&events[..300]).await;
+    world.merchants.until_delivered(300).await;
+    let parts = PARTS.to_string();
+    done(&world, &["repartition", "--into", &parts, "--no-wait", "--yes", "--reason", "more workers"]);
+    until("a stream that waits to be split", async || mode(&world, STREAM).await == "splitting").await;
+    world.publish(&events[300..400]).await;
+    let told = done(&world, &["repartition", "--cancel", "--yes", "--reason", "not now"]);
+    assert!(told.contains("payment-intents stays in one piece"), "{told}");
+    assert_eq!((mode(&world, STREAM).await, gates().await), (String::new(), Vec::new()));
+    world.merchants.until_delivered(400).await;
+    assert!(waiting.stop().await.success());
+
+    let owner = setup(&world).start();
+    owner.until_owner().await;
+    done(&world, &["repartition", "--into", &parts, "--yes", "--reason", "now"]);
+    let late = herald(&world, &["repartition", "--cancel", "--yes", "--reason", "too late"]);
+    assert!(late.status.code() == Some(4) && text(&late).contains("is split into 8 parts, and stays so"), "{late:?}");
+    let told = answer(&world, STREAM, Asked::CancelRepartition).await;
+    assert!(told.contains("it is split into 8 parts, and stays so"), "{told}");
+    world.publish(&events[400..]).await;
+    world.merchants.until_delivered(events.len()).await;
+    world.merchants.assert_sound();
+    assert!(gates().await.is_empty() && owner.stop().await.success());
 }

@@ -130,13 +130,9 @@ async fn what_is_owed_to_a_locked_endpoint_waits_and_goes_out_when_its_key_comes
     assert!(herald.stop().await.success());
 }
 
-/// Of four days: longer than `retry.max_age`. Whoever has the key then is another worker.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_locked_for_longer_than_a_delivery_may_grow_old_is_delivered_all_the_same() {
-    let world = World::new().await;
-    let (both, one) = (Keys::of(&[2, 1]), Keys::of(&[1]));
-    sealing_with(&world, &both).await.create(world.endpoint("ep_0", "acc_0"), &mark()).await.unwrap();
-    let first = start_with(&world, &one);
+/// Sixty events wait for a locked endpoint, for four days as far as their records tell: longer than `retry.max_age`.
+async fn old_and_locked(world: &World, both: &Keys, first: &Herald) -> usize {
+    sealing_with(world, both).await.create(world.endpoint("ep_0", "acc_0"), &mark()).await.unwrap();
     first.until_owner().await;
     let events = lives(6, &["acc_0".to_owned()], 60);
     world.publish(&events).await;
@@ -155,12 +151,51 @@ async fn what_was_locked_for_longer_than_a_delivery_may_grow_old_is_delivered_al
         let since = since.parse::<u64>().unwrap() - 4 * 86_400_000;
         world.redis.command::<()>(&["SET", &key, &format!("{head}\"since_ms\":{since}{rest}")]).await;
     }
+    events.len()
+}
+
+/// Whoever has the key then is another worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_locked_for_longer_than_a_delivery_may_grow_old_is_delivered_all_the_same() {
+    let world = World::new().await;
+    let (both, one) = (Keys::of(&[2, 1]), Keys::of(&[1]));
+    let first = start_with(&world, &one);
+    let events = old_and_locked(&world, &both, &first).await;
     assert!(first.stop().await.success());
     let second = start_with(&world, &both);
-    world.merchants.until_delivered(events.len()).await;
+    world.merchants.until_delivered(events).await;
     world.until_finished().await;
     world.merchants.assert_sound();
     second.until_metric("herald_dead_letters", |letters| letters == 0.0).await;
+}
+
+/// The one that hands it over has the key, and so do those that work on the parts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_locked_for_so_long_does_not_die_of_a_split_either() {
+    let world = World::new().await;
+    let (both, one) = (Keys::of(&[2, 1]), Keys::of(&[1]));
+    // There is no replica to confirm that the stream is to be split.
+    let waits = [("HERALD_REDIS_WAIT", "1"), ("HERALD_REDIS_WAIT_TIMEOUT", "100ms")];
+    let setup = world.setup().env("HERALD_MASTER_KEY_FILE", &one.text());
+    let first = waits.into_iter().fold(setup, |setup, (name, value)| setup.env(name, value)).start();
+    let events = old_and_locked(&world, &both, &first).await;
+    let asked = verb(
+        &world.redis,
+        Some(&one),
+        &["repartition", "--into", "4", "--no-wait", "--yes", "--reason", "more workers"],
+    );
+    assert!(asked.status.success(), "{}", text(&asked));
+    until("a stream that is to be split", async || {
+        world.number(&["EXISTS", "herald:{payment-intents}:mode"]).await == 1
+    })
+    .await;
+    assert!(first.stop().await.success());
+    assert_eq!(world.keys("herald:[{]payment-intents}:delivery:*").await.len(), events);
+    let second = start_with(&world, &both);
+    world.merchants.until_delivered(events).await;
+    world.merchants.assert_sound();
+    let dead = world.keys("herald:[{]payment-intents*:dead:*").await;
+    assert!(dead.is_empty() && second.stop().await.success(), "{dead:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -56,7 +56,7 @@ async fn letters_of_all_parts_are_sent_again_by_one_operation() {
     );
     let (id, count) = (some["id"].as_str().unwrap().to_owned(), &some["count"]);
     assert_eq!((count, &some["state"]), (&40.into(), &"planned".into()));
-    assert!(some["rate"].as_u64().unwrap() <= 100, "{some}");
+    assert_eq!(some["rate"], 100, "{some}");
     let shares = world.keys(&format!("herald:*:operation:{id}")).await;
     assert!(shares.len() > 1, "several parts have a share of it: {shares:?}");
     answer(&world, &["operation", "start", &id, "--reason", "now"]);
@@ -86,11 +86,24 @@ async fn an_operation_in_several_parts_is_paused_slowed_down_and_cancelled_in_al
     let herald = split(&world, &Place::None).start();
     with_letters(&world).await;
     let words = ["operation", "plan", "discard", "--all", "--rate", "1", "--reason", "slowly"];
-    let id = answer(&world, &words)["id"].as_str().unwrap().to_owned();
+    let planned = answer(&world, &words);
+    let id = planned["id"].as_str().unwrap().to_owned();
+    let rates = async || {
+        let mut rates = Vec::new();
+        for key in world.keys(&format!("herald:*:operation:{id}")).await {
+            let rate: String = world.redis.command(&["HGET", &key, "rate"]).await;
+            rates.push(rate.parse::<f64>().unwrap());
+        }
+        rates
+    };
+    let shares = rates().await;
+    assert!(shares.len() > 1 && planned["rate"] == 1, "{planned}");
+    assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "all of them together take one a second: {shares:?}");
     answer(&world, &["operation", "start", &id, "--reason", "now"]);
     assert_eq!(answer(&world, &["operation", "pause", &id, "--reason", "wait"])["state"], "paused");
     let rated = answer(&world, &["operation", "rate", &id, "40", "--reason", "faster"]);
-    assert!((30..=40).contains(&rated["rate"].as_u64().unwrap()), "{rated}");
+    assert_eq!(rated["rate"], 40, "{rated}");
+    assert!((rates().await.iter().sum::<f64>() - 40.0).abs() < 1e-9);
     let words = ["operation", "cancel", &id, "--reason", "enough"];
     assert!(["cancelling", "cancelled"].contains(&answer(&world, &words)["state"].as_str().unwrap()));
     until("all parts to have ended", async || state_of(&world, &id) == "cancelled").await;

@@ -7,7 +7,7 @@ use herald::{
         delivery::Delivery,
         endpoint::EndpointState,
         id::{EntryId, OperationId},
-        operation::{Change, Kind, Selection, State},
+        operation::{Change, Kind, Rate, Selection, State},
         retry::{DeadReason, RetryOverrides},
     },
     store::{
@@ -588,7 +588,7 @@ pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
     };
     let planned = theirs.plan(wanted(Kind::Discard, DeadFilter::everything())).await.unwrap();
     let (id, endpoint) = (&planned.id, endpoint_id("ep_a"));
-    theirs.change(id, Verb::Rate(9), &who).await.unwrap();
+    theirs.change(id, Verb::Rate(Rate::of(9)), &who).await.unwrap();
     theirs.change(id, Verb::Start(None), &who).await.unwrap();
     theirs.change(id, Verb::Pause, &who).await.unwrap();
     theirs.change(id, Verb::Resume, &who).await.unwrap();
@@ -602,7 +602,7 @@ pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
     work.take(id, Kind::Discard, &mark(), &taking).await.unwrap().unwrap();
     assert_eq!(work.claims().await.unwrap(), []);
     let booked = work.book(id, Kind::Discard, false, &[], &[taking.letters[0].0.clone()]).await.unwrap().unwrap();
-    assert!(booked.is_some_and(|booked| booked.is_laid && booked.rate == 9));
+    assert!(booked.is_some_and(|booked| booked.is_laid && booked.rate == Rate::of(9)));
     assert!(theirs.exceptions(id, None, 10).await.unwrap().is_empty());
     assert!(work.end(id, false).await.unwrap().unwrap().is_some());
     work.end(id, true).await.unwrap().unwrap();

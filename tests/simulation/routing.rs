@@ -7,13 +7,14 @@ use bytes::Bytes;
 use herald::{
     dispatch::router::{Happening, Router, Settings, Step},
     facts::{
+        envelope::Envelope,
         event::account_of,
         id::{AccountId, EntryId},
         partition::{Mode, Slot},
     },
     store::{
-        model::Model,
-        protocol::{Answer, Call, Term},
+        model::{Group, Model, Quarantined},
+        protocol::{Answer, Call, GROUP, Item, Settlement, Term},
         routing::{Appended, Batch, Gating, ModeSet, Page, Route, Trimming},
     },
 };
@@ -33,6 +34,9 @@ const LEASE_MS: u64 = 400;
 const RETAIN_MS: u64 = 100;
 const TOKEN: &str = "t0";
 
+/// Their numbers come before those of all events.
+const QUARANTINED: usize = 3;
+
 /// Ways to do it wrong, at the boundary between a router and Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
@@ -46,16 +50,19 @@ pub enum Mutation {
     IdsNotRaised,
     /// A call whose answer was lost counts as done.
     LostAnswerBelieved,
+    /// Whatever the owner settles says how far the parts are.
+    CursorSettled,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NotCompared,
         Self::CursorBeforeWait,
         Self::OpenedBeforeWait,
         Self::NoGate,
         Self::IdsNotRaised,
         Self::LostAnswerBelieved,
+        Self::CursorSettled,
     ];
 }
 
@@ -92,9 +99,15 @@ struct Worker {
 
 #[derive(Debug, Clone)]
 enum Ask {
-    Read { after: EntryId, most: usize, of_stream: bool },
+    Read {
+        after: EntryId,
+        most: usize,
+        of_stream: bool,
+    },
     Append(Batch),
     Trim(Term, Trimming),
+    /// Somebody wants an entry back from the quarantine.
+    Requeue(Term, EntryId),
 }
 
 #[derive(Debug, Clone)]
@@ -102,6 +115,7 @@ enum Told {
     Page(Option<Page>),
     Appended(u32, Result<Appended, String>, bool),
     Trimmed,
+    Requeued,
     Over,
 }
 
@@ -155,6 +169,7 @@ pub struct Tried {
     pub raised: u64,
     pub trimmed: u64,
     pub overlaps: u64,
+    pub requeued: u64,
 }
 
 impl Tried {
@@ -167,6 +182,7 @@ impl Tried {
         self.raised += other.raised;
         self.trimmed += other.trimmed;
         self.overlaps += other.overlaps;
+        self.requeued += other.requeued;
     }
 }
 
@@ -185,6 +201,8 @@ struct World {
     /// By number: the account, and whether the stream's replica had it when it was accepted.
     events: Vec<(AccountId, bool)>,
     direct: u64,
+    /// How often each of those in quarantine was put back.
+    requeued: BTreeMap<usize, u32>,
     tried: Tried,
     trace: Vec<String>,
     broken: Option<Broken>,
@@ -208,7 +226,7 @@ fn server_of(account: &AccountId) -> usize {
 impl World {
     fn new(seed: u64, mutation: Option<Mutation>) -> Self {
         let server = |at: usize| {
-            let splitting = Mode::Splitting { parts: PARTS, token: TOKEN.to_owned() };
+            let splitting = Mode::Splitting { parts: PARTS, token: TOKEN.to_owned(), has_begun: true };
             let mode = if at == 0 { splitting } else { Mode::Worked };
             let gate = (at > 0).then(|| TOKEN.to_owned());
             let model = Model { now_ms: EPOCH_MS, mode, gate, ..Model::default() };
@@ -227,6 +245,7 @@ impl World {
             terms: 0,
             events: Vec::new(),
             direct: 0,
+            requeued: BTreeMap::new(),
             tried: Tried::default(),
             trace: Vec::new(),
             broken: None,
@@ -240,7 +259,28 @@ impl World {
         for event in [Event::Publish, Event::WriteToPart, Event::Trouble, Event::Replicate] {
             world.after(1, event);
         }
+        world.quarantine();
         world
+    }
+
+    /// The stream was worked on before, and some of its entries were no events to whoever read them then.
+    fn quarantine(&mut self) {
+        for number in 0..QUARANTINED {
+            let of = account(self.chance.below(ACCOUNTS));
+            let entry = EntryId { ms: 1 + number as u64, seq: 0 };
+            let quarantined = Quarantined {
+                body: Bytes::from(format!(r#"{{"accountId":"{of}","n":{number}}}"#)),
+                cut: false,
+                error: "odd".to_owned(),
+                envelope: Envelope::default(),
+                place: entry,
+                is_sound: true,
+            };
+            self.servers[0].model.quarantine.push((entry, quarantined));
+            self.events.push((of, true));
+        }
+        self.servers[0].model.stream.groups.insert(GROUP.to_owned(), Group::default());
+        self.replicate(0);
     }
 
     fn after(&mut self, ms: u64, event: Event) {
@@ -458,6 +498,7 @@ impl World {
         if self.now >= self.workers[worker].renew_at {
             self.renew(worker);
         }
+        self.serve(worker);
         let life = self.workers[worker].life;
         let now = self.now;
         let pause = match &mut self.workers[worker].spell {
@@ -491,6 +532,21 @@ impl World {
             }
         };
         self.after(pause, Event::Wake { worker, life });
+    }
+
+    /// As soon as the stream is routed, its owner answers what is asked of it.
+    fn serve(&mut self, worker: usize) {
+        let (term, seldom) = match &self.workers[worker].spell {
+            Spell::Waiting => return,
+            // Its replica may not know of that yet.
+            Spell::Splitting { term, .. } => (term.clone(), 2),
+            Spell::Routing { term, .. } => (term.clone(), 20),
+        };
+        let model = &self.servers[0].model;
+        let asked = model.quarantine.first().map(|(entry, _)| *entry);
+        if let Some(entry) = asked.filter(|_| matches!(model.mode, Mode::Routed { .. }) && self.chance.one_in(seldom)) {
+            self.send(worker, 0, Ask::Requeue(term, entry));
+        }
     }
 
     fn send(&mut self, worker: usize, server: usize, ask: Ask) {
@@ -531,6 +587,32 @@ impl World {
                 }
                 Err(_) => Told::Over,
             },
+            Ask::Requeue(term, entry) => {
+                let mutation = self.mutation;
+                let model = &mut self.servers[0].model;
+                let (before, cursor) = (model.quarantine.len(), model.cursor);
+                // Redis gives out an id by its time.
+                let last = &mut model.stream.last_generated;
+                *last = (*last).max(EntryId { ms: model.now_ms, seq: 0 });
+                let settlement = Settlement { items: vec![Item::Requeue { entry: *entry }], ..Settlement::default() };
+                match model.call(&Call::Settle { term: term.clone(), settlement }) {
+                    Ok(Answer::Settled { .. }) => {}
+                    _ => return Told::Over,
+                }
+                if mutation == Some(Mutation::CursorSettled) {
+                    model.cursor = Some(EntryId::ZERO);
+                }
+                // Otherwise an owner that has just split the stream would take its parts for open, and not wait for replicas.
+                if model.cursor != cursor {
+                    self.broken = Some(format!("{:?} is how far the parts are, whatever they say", model.cursor));
+                }
+                let model = &self.servers[0].model;
+                if before > model.quarantine.len() {
+                    *self.requeued.entry(entry.ms as usize - 1).or_default() += 1;
+                    self.tried.requeued += 1;
+                }
+                Told::Requeued
+            }
             Ask::Append(batch) => {
                 let server = batch.part as usize + 1;
                 let said = self.append(server, batch);
@@ -573,6 +655,7 @@ impl World {
             Told::Page(page) => router.page(now, page),
             Told::Appended(part, said, is_confirmed) => router.appended(now, part, said, is_confirmed),
             Told::Trimmed => router.trimmed(),
+            Told::Requeued => {}
             Told::Over => {
                 self.workers[worker].life += 1;
                 self.workers[worker].spell = Spell::Waiting;
@@ -657,11 +740,20 @@ impl World {
     fn check(&self) -> Result<(), String> {
         for (at, server) in self.servers.iter().enumerate().skip(1) {
             let (mut seen, mut last) = (BTreeSet::new(), BTreeMap::new());
+            // If a failover takes it back, somebody wants it once more.
+            let mut again = self.requeued.clone();
             for fields in server.model.stream.entries.values() {
                 let Some(number) = number_of(&fields[0].1) else { continue };
                 let account = account_of(&fields[0].1);
                 if account.as_ref().map_or(1, server_of) != at {
                     return Err(format!("the event {number} is in the part {}", at - 1));
+                }
+                if number < QUARANTINED {
+                    match again.get_mut(&number).filter(|times| **times > 0) {
+                        Some(times) => *times -= 1,
+                        None => return Err(format!("the event {number} came back more often than it was wanted")),
+                    }
+                    continue;
                 }
                 if !seen.insert(number) {
                     return Err(format!("the event {number} is twice in the part {}", at - 1));
@@ -706,6 +798,7 @@ fn failed(ask: &Ask, why: &str) -> Told {
         Ask::Read { .. } => Told::Page(None),
         Ask::Append(batch) => Told::Appended(batch.part, Err(why.to_owned()), false),
         Ask::Trim(..) => Told::Trimmed,
+        Ask::Requeue(..) => Told::Requeued,
     }
 }
 

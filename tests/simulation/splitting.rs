@@ -49,10 +49,12 @@ pub enum Mutation {
     NotCompared,
     /// Chains are handed over the last of them first.
     BackToFront,
+    /// It is taken back although something was handed over.
+    CancelledTooLate,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoGate,
         Self::LateIsTaken,
         Self::DroppedBeforeAdopted,
@@ -61,6 +63,7 @@ impl Mutation {
         Self::MovedBeforeWait,
         Self::NotCompared,
         Self::BackToFront,
+        Self::CancelledTooLate,
     ];
 }
 
@@ -74,6 +77,7 @@ pub struct Tried {
     pub late: u64,
     pub failovers: u64,
     pub worked_again: u64,
+    pub cancelled: u64,
 }
 
 impl Tried {
@@ -85,11 +89,12 @@ impl Tried {
         self.late += other.late;
         self.failovers += other.failovers;
         self.worked_again += other.worked_again;
+        self.cancelled += other.cancelled;
     }
 
-    pub fn all(&self) -> [u64; 7] {
-        let Self { records, letters, entries, deaths, late, failovers, worked_again } = *self;
-        [records, letters, entries, deaths, late, failovers, worked_again]
+    pub fn all(&self) -> [u64; 8] {
+        let Self { records, letters, entries, deaths, late, failovers, worked_again, cancelled } = *self;
+        [records, letters, entries, deaths, late, failovers, worked_again, cancelled]
     }
 }
 
@@ -101,11 +106,32 @@ struct Server {
 /// A call that changes something, of which the caller may have died.
 #[derive(Debug, Clone)]
 enum Change {
-    Mode { term: Term, from: Mode, to: Mode },
-    Gate { part: u32, token: String },
-    Give { token: String, handed: Handed },
-    TakeOut { term: Term, leaves: Settlement },
-    Open { route: Route, part: u32 },
+    Mode {
+        term: Term,
+        from: Mode,
+        to: Mode,
+    },
+    Gate {
+        part: u32,
+        token: String,
+    },
+    /// It was cancelled.
+    OpenAgain {
+        part: u32,
+        token: String,
+    },
+    Give {
+        token: String,
+        handed: Handed,
+    },
+    TakeOut {
+        term: Term,
+        leaves: Settlement,
+    },
+    Open {
+        route: Route,
+        part: u32,
+    },
 }
 
 /// Where an owner is.
@@ -308,6 +334,10 @@ impl World {
             Change::Gate { part, token } => {
                 !matches!(self.servers[*part as usize + 1].model.close(token), Gating::Gated { .. })
             }
+            Change::OpenAgain { part, token } => {
+                self.servers[*part as usize + 1].model.open_part(token);
+                true
+            }
             Change::Give { token, handed } => self.give(token, handed),
             Change::TakeOut { term, leaves } => {
                 let call = Call::Settle { term: term.clone(), settlement: leaves.clone() };
@@ -361,7 +391,7 @@ impl World {
                 // Only if it had none, as its owner looks.
                 if (1..=PARTS as usize).all(|part| self.servers[part].model.routed.is_none()) {
                     self.tokens += 1;
-                    let to = Mode::Splitting { parts: PARTS, token: format!("t{}", self.tokens) };
+                    let to = Mode::Splitting { parts: PARTS, token: format!("t{}", self.tokens), has_begun: false };
                     self.change(Change::Mode { term: self.term.clone(), from: Mode::Worked, to });
                 }
             }
@@ -375,10 +405,19 @@ impl World {
                 }
                 self.at = At::Closing(0);
             }
+            (_, mode @ Mode::Splitting { .. }) if self.wants_it_back(&mode) => self.cancel(mode),
+            (At::Closing(PARTS), Mode::Splitting { has_begun: true, .. }) => self.at = At::HandingOver,
+            (At::Closing(PARTS), mode @ Mode::Splitting { has_begun: false, .. }) => {
+                let Mode::Splitting { parts, token, .. } = mode.clone() else { return };
+                let to = Mode::Splitting { parts, token, has_begun: true };
+                if self.change(Change::Mode { term: self.term.clone(), from: mode, to }).is_some() {
+                    // Replicas must know of that, too.
+                    self.at = At::Acquired;
+                }
+            }
             (At::Closing(part), Mode::Splitting { token, .. }) => {
-                let done = part == PARTS || self.change(Change::Gate { part, token }) == Some(true);
-                if done {
-                    self.at = if part == PARTS { At::HandingOver } else { At::Closing(part + 1) };
+                if self.change(Change::Gate { part, token }) == Some(true) {
+                    self.at = At::Closing(part + 1);
                 }
             }
             (At::HandingOver, mode @ Mode::Splitting { .. }) => self.hand_over(mode),
@@ -436,9 +475,30 @@ impl World {
         }
     }
 
+    /// Somebody has cancelled it, which is possible until it has begun.
+    fn wants_it_back(&mut self, mode: &Mode) -> bool {
+        let is_too_late = matches!(mode, Mode::Splitting { has_begun: true, .. });
+        let may = !is_too_late || self.is(Mutation::CancelledTooLate);
+        may && self.is_troubled && self.chance.one_in(8)
+    }
+
+    fn cancel(&mut self, mode: Mode) {
+        let Mode::Splitting { token, .. } = mode.clone() else { return };
+        match self.change(Change::Mode { term: self.term.clone(), from: mode, to: Mode::Worked }) {
+            Some(true) => self.tried.cancelled += 1,
+            _ => return self.at = At::Acquired,
+        }
+        self.at = At::Acquired;
+        for part in 0..PARTS {
+            if self.change(Change::OpenAgain { part, token: token.clone() }).is_none() {
+                return;
+            }
+        }
+    }
+
     fn hand_over(&mut self, mode: Mode) {
         let most = 1 + self.chance.below(6) as usize;
-        let Mode::Splitting { parts, token } = mode.clone() else { return };
+        let Mode::Splitting { parts, token, .. } = mode.clone() else { return };
         let Ok(exported) = self.servers[0].model.export(&self.term, most) else { return self.at = At::Acquired };
         let mutated = self.is(Mutation::RoutedBeforeNothingIsLeft) && self.chance.one_in(4);
         if exported.is_empty() || mutated {

@@ -6,7 +6,7 @@ use herald::{
     facts::{
         endpoint::Mark,
         id::OperationId,
-        operation::{Change, Kind, OPERATION_SCHEMA, Plan, Selection, State},
+        operation::{Change, Kind, OPERATION_SCHEMA, Plan, Rate, Selection, State},
     },
     store::{
         model::operations::Claimed,
@@ -28,7 +28,7 @@ const OPERATIONS: [&str; 4] = ["op_1", "op_1-", "op_10", "op_2"];
 /// One step of an operation, as the owner makes it, or whoever plans and changes it.
 #[derive(Debug, Clone)]
 pub enum Move {
-    Plan(OperationId, Plan, u32),
+    Plan(OperationId, Plan, Rate),
     Change(OperationId, Verb, Change),
     Lay(OperationId, Vec<EndpointId>),
     Take(OperationId, Kind, Mark, Taking),
@@ -245,7 +245,7 @@ impl Walk {
             why: "mended".to_owned(),
             at_ms: 7,
         };
-        let rate = 1 + self.chance.below(200) as u32;
+        let rate = Rate::of(1 + self.chance.below(200) as u32);
         self.moved(Move::Plan(id.clone(), plan, rate)).await?;
         if let (true, Some(worked)) = (is_new, self.model.operations.all.get_mut(&id)) {
             worked.ids = ids.into_iter().collect();
@@ -264,7 +264,12 @@ impl Walk {
             1 | 2 => Verb::Pause,
             3..6 => Verb::Resume,
             6 => Verb::Cancel,
-            _ => Verb::Rate(1 + self.chance.below(300) as u32),
+            _ => {
+                let rate = Rate::of(1 + self.chance.below(300) as u32);
+                // As one part has it.
+                let share = rate.divided(&[1 + self.chance.below(3), self.chance.below(400)])[0];
+                Verb::Rate(if self.chance.one_in(2) { rate } else { share })
+            }
         };
         self.moved(Move::Change(id, verb, self.somebody())).await
     }

@@ -192,7 +192,8 @@ impl Reader<'_> {
             dead_again: number("dead_again"),
             overtaken: number("overtaken"),
         };
-        let (taken, rate) = (number("taken"), number("rate") as u32);
+        let taken = number("taken");
+        let rate = parse(&text("rate").expect("a rate"));
         let read = |text: String| serde_json::from_str(&text).unwrap();
         let operation = Operation {
             id: id.clone(),

@@ -25,7 +25,7 @@ use crate::{
         audit::{Act, Begun, Tally},
         id::{AccountId, EndpointId, EntryId, EventId, IntentId, OperationId},
         letter::Cause,
-        operation::{Change, Kind, MAX_RATE, Operation, State as OperationState, made_ms},
+        operation::{Change, Kind, MAX_RATE, Operation, Rate, State as OperationState, made_ms},
     },
     history::plan::{self, PlanError},
     http::problem::Problem,
@@ -216,7 +216,7 @@ pub async fn plan(
         letters,
         limit: request.limit,
         filter,
-        rate: request.rate,
+        rate: request.rate.map(Rate::of),
         by: caller.by(),
         why,
         random: rand::random(),
@@ -440,7 +440,7 @@ pub async fn rate(
     if !(1..=MAX_RATE).contains(&rate) {
         return Err(Problem::fault("rate", format!("is not 1 to {MAX_RATE}")));
     }
-    audited(&api, &caller, &id, Act::OperationRate, Verb::Rate(rate), &why(reason)?).await
+    audited(&api, &caller, &id, Act::OperationRate, Verb::Rate(Rate::of(rate)), &why(reason)?).await
 }
 
 fn why(given: Option<String>) -> Result<String, Problem> {
@@ -450,7 +450,7 @@ fn why(given: Option<String>) -> Result<String, Problem> {
 async fn audited(api: &Api, caller: &Caller, id: &str, act: Act, verb: Verb, why: &str) -> Answer<OperationView> {
     let operation = api.operation(&named(id)?).await?;
     let begun = caller.begun(api, act, why).target(&operation.id);
-    let begun = if let Verb::Rate(rate) = verb { begun.count(rate.into()) } else { begun };
+    let begun = if let Verb::Rate(rate) = verb { begun.count(rate.rounded_up().into()) } else { begun };
     let work = async |_: &mut Tally| change(api, caller, &operation.id, verb, why).await;
     api.0.audit.audited(begun, work).await
 }

@@ -7,7 +7,7 @@ use crate::{
     clock,
     facts::{
         id::OperationId,
-        operation::{Operation, State},
+        operation::{Operation, Rate, State},
     },
     store::operations::{AllOperations, OperationError},
     surface::{Context, VerbError, note, words},
@@ -125,7 +125,9 @@ pub fn shown(operation: &Operation, now_ms: u64) -> Vec<(&'static str, String)> 
     rows.extend(operation.started.iter().map(|started| ("started", change(&started.by, started.at_ms))));
     rows.extend(operation.changed.iter().map(|changed| ("changed", change(&changed.by, changed.at_ms))));
     rows.extend(operation.ended_ms.map(|at_ms| ("ended", words::when(at_ms, now_ms))));
-    rows.push(("rate", format!("{} a second at most", number((*rate).into()))));
+    let whole = Rate::of(rate.rounded_up());
+    let rate = if *rate == whole { number(rate.rounded_up().into()) } else { rate.to_string() };
+    rows.push(("rate", format!("{rate} a second at most")));
     if operation.started.is_some() {
         rows.extend([
             (plan.kind.past(), number(counts.done)),
@@ -157,7 +159,7 @@ mod tests {
             at_ms: 1,
         };
         let (started, changed, ended_ms, audit) = (None, None, None, None);
-        let (id, state, rate, waits) = (new_id(1, 1), State::Running, 200, Vec::new());
+        let (id, state, rate, waits) = (new_id(1, 1), State::Running, Rate::of(200), Vec::new());
         Operation { id, plan, state, rate, counts, started, changed, ended_ms, waits, audit }
     }
 

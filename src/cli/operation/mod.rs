@@ -15,7 +15,7 @@ use crate::{
     facts::{
         audit::{Act, Begun},
         id::{EntryId, OperationId},
-        operation::{Change, Kind, MAX_RATE, Operation, State},
+        operation::{Change, Kind, MAX_RATE, Operation, Rate, State},
     },
     history::plan::{self, PlanError},
     store::{
@@ -124,7 +124,7 @@ pub async fn run(context: &Context, verb: OperationVerb) -> anyhow::Result<()> {
         OperationVerb::Resume(which) => change(context, &which, Act::OperationResume, Verb::Resume).await,
         OperationVerb::Cancel(which) => change(context, &which, Act::OperationCancel, Verb::Cancel).await,
         OperationVerb::Rate { id, rate, change: by } => {
-            change(context, &Which { id, change: by }, Act::OperationRate, Verb::Rate(rate)).await
+            change(context, &Which { id, change: by }, Act::OperationRate, Verb::Rate(Rate::of(rate))).await
         }
         OperationVerb::List { limit } => list(context, limit).await,
         OperationVerb::Show { id } => show(context, &id).await,
@@ -168,6 +168,7 @@ pub struct Planned {
 /// Freezes it. For the verbs that start it at once, too.
 pub async fn plan(context: &Context, planned: Planned, change: &WhoAndWhy) -> anyhow::Result<Operation> {
     let Planned { kind, letters, filter, limit, rate } = planned;
+    let rate = rate.map(Rate::of);
     let begun = change.act(Act::OperationPlan).filter(&filter);
     let begun = letters.account.iter().fold(begun, Begun::account);
     let begun = letters.endpoint.iter().fold(begun, Begun::endpoint);
@@ -231,7 +232,7 @@ async fn change(context: &Context, which: &Which, act: Act, verb: Verb) -> anyho
     let Which { id, change } = which;
     let mut operations = operations(context).await?;
     let begun = change.act(act).target(id);
-    let begun = if let Verb::Rate(rate) = verb { begun.count(rate.into()) } else { begun };
+    let begun = if let Verb::Rate(rate) = verb { begun.count(rate.rounded_up().into()) } else { begun };
     let who = Change { by: change.by().to_owned(), why: begun.why.clone(), at_ms: clock::wall_ms() };
     audited(context, begun, async |_| Ok(operations.change(id, verb, &who).await?)).await?;
     show(context, id).await

@@ -38,6 +38,7 @@ impl Op {
                 Item::Finish { .. }
                 | Item::Move { .. }
                 | Item::Discard { .. }
+                | Item::TakeUnreadable { .. }
                 | Item::Index { .. }
                 | Item::Requeue { .. }
                 | Item::DiscardQuarantined { .. }

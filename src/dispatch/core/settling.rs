@@ -217,6 +217,7 @@ fn delivery_of(item: &Item) -> Option<&DeliveryId> {
         | Item::Take { id, .. } => Some(id),
         Item::Discard { .. }
         | Item::TakeLetter { .. }
+        | Item::TakeUnreadable { .. }
         | Item::Index { .. }
         | Item::Quarantine { .. }
         | Item::Requeue { .. }

@@ -53,7 +53,8 @@ impl<D: Directory> Partition<D> {
                 self.hear_time(now, now_ms);
                 self.term.next_due_ms = next_due_ms;
                 self.core.settled(now, self.redis_now(now), counts);
-                match group_missing {
+                // One that was split before anything was read has none.
+                match group_missing && self.phase != Phase::Routing {
                     true => self.end_term(now, "the consumer group is gone".to_owned()),
                     // A term that settles is a good one: when it ends, the next may begin at once.
                     false => self.failures = 0,
@@ -136,7 +137,7 @@ impl<D: Directory> Partition<D> {
         // Its due times are now another owner's, which saw the clock step for itself.
         self.pulls.clear();
         // So is what was asked of this one.
-        self.wish = None;
+        (self.wish, self.is_cancelled) = (None, false);
         self.errands.push(Errand::AbortFlights);
         self.phase = Phase::Waiting { at };
     }
@@ -173,7 +174,7 @@ impl<D: Directory> Partition<D> {
         self.asked_at = sent;
         self.is_newcomer |= self.clock.is_new();
         self.hear_time(now, redis_ms);
-        self.is_taken = false;
+        (self.is_taken, self.is_cancelled) = (false, false);
         self.lease.begin(sent);
         self.term = TermState::new(now, redis_ms, self.settings.budgets.deferred);
         self.happenings.extend(self.lease.term().cloned().map(|term| Happening::TermBegan { term }));

@@ -40,7 +40,7 @@ impl<D: Directory> Partition<D> {
                 Some((Call::Open { term, start: self.settings.start, registry }, Outstanding::Plain))
             }
             (Phase::Counting(cursor), Some(term)) => Some((Call::Counts { term, cursor }, Outstanding::Plain)),
-            (Phase::Routing, Some(term)) => self.leaves().then_some((Call::Release { term }, Outstanding::Release)),
+            (Phase::Routing, Some(term)) => self.choose_routing(now, term),
             (Phase::Running, Some(term)) => {
                 self.core.tick(now);
                 let chosen = self.choose_running(now, term);
@@ -175,10 +175,26 @@ impl<D: Directory> Partition<D> {
         Some(chosen.unwrap_or((Call::Release { term }, Outstanding::Release)))
     }
 
+    /// Entries are passed on by somebody else; what is asked of the owner is answered here.
+    fn choose_routing(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
+        let delay_ms = if self.leaves() { 0 } else { SETTLE_DELAY_MS };
+        if let Some(settle) = self.settle(now, &term, delay_ms) {
+            return Some(settle);
+        }
+        match self.leaves() {
+            true => Some((Call::Release { term }, Outstanding::Release)),
+            false => self.inbox(now, &term),
+        }
+    }
+
     /// As if it stopped; then another term has the stream split.
     fn choose_splitting(&mut self, now: u64, term: Term, wish: Wish) -> Option<(Call, Outstanding)> {
         if now >= wish.until && self.core.tally().in_flight > 0 {
             self.wait_no_longer(now);
+        }
+        // Somebody may want it back.
+        if let Some(inbox) = self.inbox(now, &term) {
+            return Some(inbox);
         }
         match self.choose_stopping(now, term) {
             Some((Call::Release { .. }, _)) => {

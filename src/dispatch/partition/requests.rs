@@ -1,14 +1,25 @@
 //! What operators and others ask of the owner through the inbox.
 
 use crate::{
-    facts::{operation::is_why_of, partition::MAX_PARTS},
+    facts::{
+        operation::is_why_of,
+        partition::{MAX_PARTS, Mode},
+    },
     store::protocol::{NO_SUCH_LETTER, TAKEN_BEFORE},
 };
 
 use super::{
-    DeadLetter, Delivery, Directory, Happening, Item, Mark, Partition, Request, RequestKind, SPLIT_GRACE_MS, Standing,
-    Wish,
+    DeadLetter, Delivery, Directory, Happening, Item, Mark, Partition, Phase, Request, RequestKind, SPLIT_GRACE_MS,
+    Standing, Wish,
 };
+
+/// What became of a split that somebody does not want any more.
+enum Cancelled {
+    /// It is too late, or there is none, or this is no such request.
+    No,
+    Soon,
+    WithTerm,
+}
 
 const NO_SUCH_ENTRY: &str = "there is no such quarantined entry";
 
@@ -16,8 +27,20 @@ impl<D: Directory> Partition<D> {
     pub(super) fn serve_inbox(&mut self, now: u64, requests: Vec<Request>) {
         self.term.more_requests = !requests.is_empty();
         for request in requests {
+            match self.cancel(now, &request) {
+                Cancelled::No => {}
+                // Until then what comes behind it waits too: it is looked for again.
+                Cancelled::Soon => return self.term.more_requests = false,
+                Cancelled::WithTerm => return,
+            }
+            let granted = match self.mode.clone() {
+                Some(mode) if mode != Mode::Worked => self.grant_of_split(now, &request, &mode),
+                // Whether it is to be split is about to be found out.
+                _ if self.phase == Phase::Routing => return self.term.more_requests = false,
+                _ => self.grant(now, &request),
+            };
             self.term.inbox_after = self.term.inbox_after.max(request.id);
-            let answer = match self.grant(now, &request) {
+            let answer = match granted {
                 Ok(()) => "ok".to_owned(),
                 Err(why) => format!("error: {why}"),
             };
@@ -26,6 +49,57 @@ impl<D: Directory> Partition<D> {
                 self.happenings.push(Happening::Requested { request: request.id, answer: answer.clone() });
             }
             self.core.push_item(now, Item::Reply { request: request.id, answer });
+        }
+    }
+
+    /// What was asked of it before may be taken back until something is handed over. Nobody is told until it is done: if this owner
+    /// is lost meanwhile, the next one finds the request.
+    fn cancel(&mut self, now: u64, request: &Request) -> Cancelled {
+        if request.what != RequestKind::CancelRepartition {
+            return Cancelled::No;
+        }
+        match (self.phase, &self.mode) {
+            (Phase::Routing, Some(Mode::Worked | Mode::Splitting { has_begun: false, .. })) => {
+                self.is_cancelled = true;
+                Cancelled::Soon
+            }
+            // What was let go of is read again by a new term.
+            (Phase::Running, _) if self.wish.take().is_some() => {
+                self.end_term(now, "the stream is not to be split after all".to_owned());
+                (self.records_until, self.begun_before) = (None, None);
+                Cancelled::WithTerm
+            }
+            _ => Cancelled::No,
+        }
+    }
+
+    /// What is asked of a stream that is split, or is being split: of all that can be asked about it has its quarantine alone, since
+    /// what is unfinished or dead is in its parts, or on the way there.
+    fn grant_of_split(&mut self, now: u64, request: &Request, mode: &Mode) -> Result<(), String> {
+        let into = mode.parts().unwrap_or_default();
+        let is_done = matches!(mode, Mode::Routed { .. });
+        match &request.what {
+            RequestKind::Redeliver { .. } | RequestKind::Discard { .. } | RequestKind::Release { .. } => {
+                Err(match is_done {
+                    true => format!(
+                        "the stream is split into {into} parts, and what is unfinished or dead is in those: ask again"
+                    ),
+                    false => format!("the stream is being split into {into} parts: ask again when that is done"),
+                })
+            }
+            RequestKind::CancelRepartition => Err(match is_done {
+                true => format!("it is split into {into} parts, and stays so"),
+                false => format!("it has begun to hand over to {into} parts: there is no way back"),
+            }),
+            RequestKind::Repartition { parts } if *parts == into => Ok(()),
+            RequestKind::Repartition { .. } => Err(match is_done {
+                true => format!("it is split into {into} parts, and stays so; each of them can be split again"),
+                false => format!("it is being split into {into} parts: wait until that is done"),
+            }),
+            RequestKind::Requeue { .. }
+            | RequestKind::DiscardQuarantined { .. }
+            | RequestKind::AcceptRegistry { .. }
+            | RequestKind::Unknown { .. } => self.grant(now, request),
         }
     }
 
@@ -129,6 +203,8 @@ impl<D: Directory> Partition<D> {
                 self.core.push_item(now, Item::Bind { registry: registry.clone() });
             }
             RequestKind::Repartition { parts } => self.split_into(now, *parts)?,
+            // It is not about to be split, or not any more.
+            RequestKind::CancelRepartition => {}
             RequestKind::Unknown { why } => return Err(why.clone()),
         }
         Ok(())

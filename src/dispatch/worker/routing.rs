@@ -72,42 +72,55 @@ pub(super) struct Parts {
     pub readiness: Readiness,
 }
 
+/// What the task that routes tells its partition.
+pub(super) enum Told {
+    /// The term has nothing to route: its stream is not to be split after all, or its mode is another one now.
+    Works(Term),
+    /// The mode is this one from now on.
+    Mode(Term, Mode),
+    /// Somebody may have asked something of the owner.
+    Asked,
+}
+
 /// The way to the task that routes.
 pub(super) struct Routing {
     terms: watch::Sender<Option<Routes>>,
-    works: mpsc::Receiver<Term>,
+    told: mpsc::Receiver<Told>,
     task: JoinHandle<()>,
 }
 
 impl Routing {
     pub fn start(parts: Parts) -> Self {
-        let (terms, told) = watch::channel(None);
-        let (tell, works) = mpsc::channel(1);
-        let task = tokio::spawn(Task { parts, tell }.run(told));
-        Self { terms, works, task }
+        let (terms, own) = watch::channel(None);
+        let (tell, told) = mpsc::channel(4);
+        let task = tokio::spawn(Task { parts, tell }.run(own));
+        Self { terms, told, task }
     }
 
     /// Under which term the stream is routed, and its mode; none while it is not, or is not ours.
     pub fn own(&self, routes: Option<Routes>) {
+        // The mode comes from the task itself.
         self.terms.send_if_modified(|known| {
-            let is_new = *known != routes;
-            *known = routes;
+            let is_new = known.as_ref().map(Routes::work) != routes.as_ref().map(Routes::work);
+            if is_new {
+                *known = routes;
+            }
             is_new
         });
     }
 
-    /// The term that has nothing to route: its stream is not to be split after all, or its mode is another one now.
-    pub async fn works(&mut self) -> Term {
-        match self.works.recv().await {
-            Some(term) => term,
+    /// What it tells next.
+    pub async fn told(&mut self) -> Told {
+        match self.told.recv().await {
+            Some(told) => told,
             None => std::future::pending().await,
         }
     }
 
     /// What is under way may end; nothing is lost if it does not.
     pub async fn stop(self, within: Duration) {
-        let Self { terms, works, mut task } = self;
-        drop((terms, works));
+        let Self { terms, told, mut task } = self;
+        drop((terms, told));
         if timeout(within, &mut task).await.is_err() {
             task.abort();
         }
@@ -116,7 +129,7 @@ impl Routing {
 
 struct Task {
     parts: Parts,
-    tell: mpsc::Sender<Term>,
+    tell: mpsc::Sender<Told>,
 }
 
 type Reading = Pin<Box<dyn Future<Output = (RouteStore, Answered)> + Send>>;
@@ -143,9 +156,9 @@ impl From<Trouble> for Over {
 }
 
 impl Task {
-    async fn run(self, mut told: watch::Receiver<Option<Routes>>) {
+    async fn run(self, mut terms: watch::Receiver<Option<Routes>>) {
         loop {
-            let own = told.borrow_and_update().clone();
+            let own = terms.borrow_and_update().clone();
             let work = async {
                 if let Some(routes) = &own {
                     self.serve(routes).await;
@@ -154,23 +167,23 @@ impl Task {
             };
             tokio::select! {
                 () = work => {}
-                changed = told.changed() => if changed.is_err() { return },
+                changed = terms.changed() => if changed.is_err() { return },
             }
             self.parts.metrics.set_route_lag(Duration::ZERO);
         }
     }
 
     /// Until the term is over.
-    async fn serve(&self, Routes { term, mode, wanted }: &Routes) {
+    async fn serve(&self, Routes { term, mode, wanted, is_cancelled }: &Routes) {
         let (mut mode, mut told_at) = (mode.clone(), None);
         loop {
-            let done = self.serve_once(term, &mut mode, *wanted).await;
+            let done = self.serve_once(term, &mut mode, *wanted, *is_cancelled).await;
             match done {
                 Ok(()) => return,
                 Err(Over::Lost) => {
                     warn!(term = term.id(), "the stream is not ours to route any more, or its mode is another one");
                     // If the lease is still ours, a new term finds out what becomes of the stream.
-                    let _ = self.tell.send(term.clone()).await;
+                    self.tell(Told::Works(term.clone())).await;
                     return;
                 }
                 Err(Over::Failed(error)) => {
@@ -183,17 +196,31 @@ impl Task {
         }
     }
 
-    async fn serve_once(&self, term: &Term, mode: &mut Mode, wanted: Option<u32>) -> Result<(), Over> {
+    async fn serve_once(
+        &self,
+        term: &Term,
+        mode: &mut Mode,
+        wanted: Option<u32>,
+        is_cancelled: bool,
+    ) -> Result<(), Over> {
         let Parts { redis, keys, settings, parts, start, registry, .. } = &self.parts;
         // A wait for replicas keeps a connection from everything else.
         let redis = &redis.apart();
         let mut store = RouteStore::new(redis.clone(), keys.clone(), settings.replicas);
-        let split = splitting::Split { redis, settings, parts: *parts, wanted, start: *start, registry };
+        let split = splitting::Split {
+            redis,
+            settings,
+            parts: *parts,
+            wanted,
+            is_cancelled,
+            start: *start,
+            registry,
+            tell: &self.tell,
+        };
         let route = match split.go_on(&mut store, term, mode).await? {
             splitting::Next::Route(route) => route,
             splitting::Next::Work => {
-                // Nobody hears it only where the worker ends.
-                let _ = self.tell.send(term.clone()).await;
+                self.tell(Told::Works(term.clone())).await;
                 return Ok(());
             }
             splitting::Next::Lost => return Err(Over::Lost),
@@ -207,6 +234,11 @@ impl Task {
         }
         info!(term = term.id(), "routes the stream into {} parts", route.parts);
         self.route(store, term, route).await
+    }
+
+    /// Nobody hears it only where the worker ends.
+    async fn tell(&self, told: Told) {
+        let _ = self.tell.send(told).await;
     }
 
     async fn route(&self, store: RouteStore, term: &Term, route: Route) -> Result<(), Over> {
@@ -268,6 +300,10 @@ impl Task {
                     (waiting, waiter) = (None, Some(back));
                     if new.is_none_or(|new| new.entries || !new.is_certain) {
                         router.woken();
+                    }
+                    // It waited for entries alone, and this may have come on the way.
+                    if new.is_some_and(|new| new.requests) {
+                        self.tell(Told::Asked).await;
                     }
                 }
                 () = sleep_until(wake_at.into()) => {}

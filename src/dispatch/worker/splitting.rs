@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::routing::Settings;
+use super::routing::{Settings, Told};
 use crate::{
     clock,
     dispatch::handing::{Shape, share_out},
@@ -54,8 +55,12 @@ pub(super) struct Split<'a> {
     pub parts: u32,
     /// Into so many, whatever is unfinished.
     pub wanted: Option<u32>,
+    /// Into none after all, unless it has begun.
+    pub is_cancelled: bool,
     pub start: Start,
     pub registry: &'a Registry,
+    /// Hears of each change of the mode.
+    pub tell: &'a mpsc::Sender<Told>,
 }
 
 /// What is to be done with the stream now.
@@ -71,36 +76,61 @@ impl Split<'_> {
     pub async fn go_on(&self, store: &mut RouteStore, term: &Term, mode: &mut Mode) -> Result<Next, Trouble> {
         loop {
             let next = match &*mode {
+                Mode::Worked if self.is_cancelled => return Ok(Next::Work),
+                Mode::Splitting { has_begun: false, .. } if self.is_cancelled => Mode::Worked,
                 Mode::Worked => match self.begin(store).await? {
                     Some(splitting) => splitting,
                     None => return Ok(Next::Work),
                 },
-                Mode::Splitting { parts, token } => {
-                    let (parts, token) = (*parts, token.clone());
+                Mode::Splitting { parts, token, has_begun } => {
+                    let (parts, token, has_begun) = (*parts, token.clone(), *has_begun);
                     // Before anything is closed or handed over: if a failover took the mode back, the stream would be worked, and
                     // its parts would have some of it.
                     if !self.is_known_to_replicas(store, term, mode).await? {
                         return Ok(Next::Lost);
                     }
                     self.close(store, parts, &token).await?;
-                    let Some(last) = self.hand_over(store, term, parts, &token).await? else { return Ok(Next::Lost) };
-                    let barrier = match last {
-                        Some(last) => last,
-                        None => self.beginning(store).await?,
-                    };
-                    Mode::Routed { parts, token, barrier }
+                    match has_begun {
+                        false => Mode::Splitting { parts, token, has_begun: true },
+                        true => {
+                            let Some(last) = self.hand_over(store, term, parts, &token).await? else {
+                                return Ok(Next::Lost);
+                            };
+                            let barrier = match last {
+                                Some(last) => last,
+                                None => self.beginning(store).await?,
+                            };
+                            Mode::Routed { parts, token, barrier }
+                        }
+                    }
                 }
                 Mode::Routed { .. } => return self.confirm(store, term, mode).await,
             };
             match store.set_mode(term, mode, &next).await? {
                 ModeSet::Done => {
-                    info!(term = term.id(), "the stream is {} into {} parts", next.name(), next.parts().unwrap_or(0));
-                    *mode = next;
+                    let before = std::mem::replace(mode, next);
+                    match (&*mode, &before) {
+                        (Mode::Worked, Mode::Splitting { parts, token, .. }) => {
+                            info!(term = term.id(), "the stream stays in one piece: its split was cancelled");
+                            self.open(store, *parts, token).await;
+                        }
+                        _ if mode.name() != before.name() => {
+                            info!(
+                                term = term.id(),
+                                "the stream is {} into {} parts",
+                                mode.name(),
+                                mode.parts().unwrap_or(0)
+                            );
+                        }
+                        _ => {}
+                    }
                 }
                 // An earlier call of this term, whose answer was lost.
                 ModeSet::Is(text) => *mode = Mode::parse((!text.is_empty()).then_some(&text))?,
                 ModeSet::Lost => return Ok(Next::Lost),
             }
+            // Nobody hears it only where the worker ends.
+            let _ = self.tell.send(Told::Mode(term.clone(), mode.clone())).await;
         }
     }
 
@@ -125,7 +155,7 @@ impl Split<'_> {
             return Ok(None);
         }
         let token = format!("{:032x}", rand::random::<u128>());
-        Ok(Some(Mode::Splitting { parts, token }))
+        Ok(Some(Mode::Splitting { parts, token, has_begun: false }))
     }
 
     /// Nobody works on a part before it can be told what was unfinished.
@@ -140,6 +170,23 @@ impl Split<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What was closed is open again. Where that does not succeed, whoever splits the stream later closes it anew.
+    async fn open(&self, store: &mut RouteStore, parts: u32, token: &str) {
+        let opened = async {
+            // If a failover brought the split back, it would go on.
+            if !store.are_replicas_here().await? {
+                warn!("replicas do not know yet that the split of the stream was cancelled");
+            }
+            for part in 0..parts {
+                store.open(part, token).await?;
+            }
+            Ok::<(), StoreError>(())
+        };
+        if let Err(error) = opened.await {
+            warn!(%error, "parts that a cancelled split has closed stay so until the next one");
+        }
     }
 
     /// Gives the parts what is unfinished, a page after the other. Nothing leaves the stream before its part and that one's replicas

@@ -9,7 +9,7 @@ use super::{Asking, Model};
 use crate::{
     facts::{
         id::{DeliveryId, EndpointId, EntryId, OperationId},
-        operation::{Change, Counts, Exception, Kind, Operation, Plan, State},
+        operation::{Change, Counts, Exception, Kind, Operation, Plan, Rate, State},
     },
     store::{
         operations::{
@@ -70,7 +70,7 @@ pub enum Claimed {
 
 impl Model {
     /// Whether it is new.
-    pub fn plan(&mut self, id: &OperationId, plan: &Plan, rate: u32) -> bool {
+    pub fn plan(&mut self, id: &OperationId, plan: &Plan, rate: Rate) -> bool {
         if self.operations.all.contains_key(id) {
             return false;
         }

@@ -120,6 +120,9 @@ impl Model {
             }
         }
         for (endpoint, chains) in &self.endpoints {
+            if let Some(at_ms) = self.unreadable.get(endpoint).filter(|_| chains.unfinished > 0) {
+                exported.unreadable.insert(endpoint.clone(), *at_ms);
+            }
             for (field, head) in &chains.heads {
                 let held = chains.held.iter().filter(|(intent, _)| intent.as_str() == field).map(|(_, entry)| entry);
                 for entry in std::iter::once(head).chain(held) {
@@ -175,11 +178,20 @@ impl Model {
         }
     }
 
-    /// Closes a part until a split is over.
+    fn was_given_something(&self) -> bool {
+        self.routed.is_some() || !self.records.is_empty() || !self.dead.is_empty()
+    }
+
+    /// Opens a part that a split has closed which was cancelled.
+    pub fn open_part(&mut self, token: &str) {
+        self.gate.take_if(|gate| gate == token);
+    }
+
+    /// Closes a part until a split is over. One that was cancelled may have left it closed.
     pub fn close(&mut self, token: &str) -> Gating {
         self.lease.take_if(|lease| lease.until_ms <= self.now_ms);
         match &self.gate {
-            Some(gate) if gate != token => Gating::Gated { token: gate.clone() },
+            Some(gate) if gate != token && self.was_given_something() => Gating::Gated { token: gate.clone() },
             None if self.routed.is_some() || self.lease.is_some() || self.registry.is_some() => Gating::Used,
             _ => {
                 self.gate = Some(token.to_owned());

@@ -7,7 +7,7 @@ use super::{Beside, OperationError, Operations, Verb, Wanted};
 use crate::{
     facts::{
         id::{AccountId, EntryId, OperationId},
-        operation::{Change, Exception, Kind, Operation, State, merged},
+        operation::{Change, Exception, Kind, Operation, Rate, State, merged},
     },
     store::{
         error::StoreError,
@@ -67,15 +67,15 @@ impl AllOperations {
         if shares.is_empty() {
             return Err(OperationError::Nothing);
         }
-        let total: u64 = shares.values().sum();
-        let rate = wanted.rate.unwrap_or(wanted.kind.usual_rate());
+        let (places, work): (Vec<usize>, Vec<u64>) = shares.iter().map(|(at, count)| (*at, *count)).unzip();
+        let rates = wanted.rate.unwrap_or(wanted.kind.usual_rate()).divided(&work);
+        let rates: BTreeMap<usize, Rate> = places.iter().copied().zip(rates).collect();
         let share_of = |at: usize| Wanted {
             limit: wanted.limit.map(|_| shares[&at]),
-            rate: Some(rate_of(rate, shares[&at], total)),
+            rate: Some(rates[&at]),
             made_ms: Some(now_ms),
             ..wanted.clone()
         };
-        let places: Vec<usize> = shares.keys().copied().collect();
         let answers = self.partitions.ask(&places, |at, one| plan_in(one, share_of(at))).await?;
         let (mut planned, mut refused) = (Vec::new(), None);
         for (at, answer) in answers {
@@ -195,13 +195,13 @@ impl AllOperations {
         let open: Vec<&Share> = shares.iter().filter(|share| !share.operation.state.has_ended()).collect();
         let open = if open.is_empty() { shares.iter().collect() } else { open };
         let left = |share: &Share| share.operation.left() + share.operation.counts.open + 1;
-        let total: u64 = open.iter().map(|share| left(share)).sum();
+        let work: Vec<u64> = open.iter().map(|share| left(share)).collect();
+        let verbs = match verb {
+            Verb::Rate(rate) => rate.divided(&work).into_iter().map(Verb::Rate).collect(),
+            verb => vec![verb; open.len()],
+        };
         let mut failed = None;
-        for share in &open {
-            let verb = match verb {
-                Verb::Rate(rate) if open.len() > 1 => Verb::Rate(rate_of(rate, left(share), total)),
-                verb => verb,
-            };
+        for (share, verb) in open.iter().zip(verbs) {
             let at = self.partitions.each().iter().position(|one| one.keys().stream() == share.stream).unwrap_or(0);
             let change = |_, one| change_in(one, id.clone(), verb, who.clone());
             // The others are changed all the same: one that has ended meanwhile must not keep them going.
@@ -296,12 +296,6 @@ fn in_order(mut ids: Vec<OperationId>) -> Vec<OperationId> {
     ids.sort_unstable_by(|one, other| other.cmp(one));
     ids.dedup();
     ids
-}
-
-/// A share of a rate, by what of all there is to do; whoever has anything to do gets on.
-fn rate_of(rate: u32, part: u64, total: u64) -> u32 {
-    let share = u64::from(rate) * part / total.max(1);
-    u32::try_from(share).unwrap_or(rate).clamp(1, rate.max(1))
 }
 
 type Answered<T> = Result<Result<T, OperationError>, StoreError>;

@@ -11,7 +11,7 @@ use crate::{
     facts::{
         endpoint::Mark,
         id::{DeliveryId, EndpointId, EntryId, IntentId, OperationId},
-        operation::{Kind, State},
+        operation::{Kind, Rate, State},
     },
     store::{
         connection::{Connection, Script, ScriptCall, Subject},
@@ -56,7 +56,7 @@ pub struct Lost;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Booked {
     pub state: State,
-    pub rate: u32,
+    pub rate: Rate,
     pub is_laid: bool,
     pub open: u64,
     pub became: Vec<Became>,

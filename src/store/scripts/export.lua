@@ -5,7 +5,8 @@
 -- ARGV    1 term  2 prefix of this partition's keys  3 group  4 most to return
 --         5 longest value of an entry that is not passed on as it is  6 and how many bytes and 7 fields such an entry has more than
 -- Answer  {'EXPORTED', now ms, last entry of the group, else the cursor, else '', {entry, head or '', text, …},
---         {id, chain's head field, place, record, …}, {id, died at, facts or '', letter or false, …}} | {'LOST'}
+--         {id, chain's head field, place, record, …}, {id, died at, facts or '', letter or false, …},
+--         {endpoint of a record that could not be read, when that was last noted, …}} | {'LOST'}
 --         entry: head and text as in `passing.lua`; without them if somebody has trimmed it
 --         place: held, backlog, or the milliseconds until it is due; what is claimed is due now
 -- Flags   no-writes.
@@ -19,7 +20,7 @@ local limits = {value = tonumber(ARGV[5]), bytes = tonumber(ARGV[6]), fields = t
 require_types(stream, 'stream', KEYS[3], 'string', unfinished, 'hash', due, 'zset', dead, 'zset', dead_facts, 'hash', places, 'zset')
 local known_places = call('EXISTS', places) == 1 and places
 local now, count, bytes = now_ms(), 0, 0
-local entries, records, letters = {}, {}, {}
+local entries, records, letters, unreadable = {}, {}, {}, {}
 
 local function is_full()
   return count >= most or bytes >= MAX_READ_BYTES
@@ -109,6 +110,10 @@ end
 each_of(unfinished, function(endpoint)
   -- A stranger's field names no endpoint.
   if find(endpoint, '^ep_[%w_-]*$') and #endpoint <= MAX_ID_BYTES then
+    local noted = try('ZSCORE', prefix .. 'unreadable', endpoint)
+    if type(noted) == 'string' and find(noted, '^%d+$') and #noted < 16 then
+      unreadable[#unreadable + 1], unreadable[#unreadable + 2] = endpoint, noted
+    end
     each_of(prefix .. 'heads:' .. endpoint, function(field, entry) add_chain(endpoint, field, entry) end)
   end
 end)
@@ -127,4 +132,4 @@ if not is_full() then
     counts(letter)
   end
 end
-return {'EXPORTED', now, barrier, entries, records, letters}
+return {'EXPORTED', now, barrier, entries, records, letters, unreadable}

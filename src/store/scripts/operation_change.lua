@@ -27,7 +27,7 @@ if not after then
   return {'REFUSED', state}
 end
 if verb == 'rate' then
-  call('HSET', key, 'rate', whole(require_count(detail, 1, 1e6)))
+  call('HSET', key, 'rate', require_rate(detail))
   return {'CHANGED', after}
 end
 if verb == 'start' then

@@ -9,7 +9,7 @@
 local key, planned = KEYS[1], KEYS[2]
 local prefix, id, ttl, most = ARGV[1], ARGV[2], require_count(ARGV[7], 1, 1e12), require_count(ARGV[8], 1, 1e6)
 require_count(ARGV[5], 0, 9e15)
-require_count(ARGV[6], 1, 1e6)
+require_rate(ARGV[6])
 require_types(key, 'hash', planned, 'zset')
 if call('EXISTS', key) == 1 then
   return {'THERE'}

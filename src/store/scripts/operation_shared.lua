@@ -7,6 +7,15 @@ local MAX_EXCEPTIONS = '10000'
 -- What may be dropped in one call, so that none holds Redis for long after a limit was lowered.
 local MAX_FORGOTTEN = 20
 
+-- How many a second, which may be less than one.
+local function require_rate(text)
+  local rate = #text <= 20 and find(text, '^%d+%.?%d*$') and tonumber(text)
+  if not rate or rate <= 0 or rate > 1e6 then
+    error({err = 'ERR ' .. sub(text, 1, 64) .. ' is no rate; nothing was changed'})
+  end
+  return text
+end
+
 local function forget_operation(prefix, id)
   call('DEL', prefix .. 'operation:' .. id, prefix .. 'operation-endpoints:' .. id, prefix .. 'operation-results:' .. id,
     prefix .. 'operation-ids:' .. id)

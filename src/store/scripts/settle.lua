@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
 -- Makes a batch durable in one step: items, then acknowledgements, the attempt log, the cursor.
 -- KEYS    1 stream  2 lease  3 cursor  4 due  5 claimed  6 unfinished  7 dead  8 quarantine  9 quarantine-index
---         10 inbox  11 attempts  12 registry-id  13 stats  14 places  15 bytes  16 dead-facts  17 dead-kinds
---         18 dead-names
+--         10 inbox  11 attempts  12 registry-id  13 stats  14 places  15 bytes  16 mode  17 dead-facts
+--         18 dead-kinds  19 dead-names
 -- ARGV    1 term  2 prefix of this partition's keys  3 group  4 last entry read  5 length of the attempt log
 --         6 number of acknowledgements  7 number of log lines, then the acknowledgements, then all the lines as one text
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
 --         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN FACTS LETTER |
 --         revive ID CHAIN RECORD | discard ID | index ID FACTS |
 --         take ID CHAIN PLACE RECORD | take-letter ID AT FACTS LETTER | both leave as it is what is there already
+--         take-unreadable ENDPOINT AT | a later time stays
 --         quarantine ENTRY BODY CUT ERROR TRACEPARENT NUMBER KEEP | requeue ENTRY | discard-quarantined ENTRY |
 --         bind REGISTRY | reply REQUEST ANSWER |
 --         finish-all COUNT ENDPOINTS, as many times ENDPOINT COUNT, all IDs, all INTENTs, all entries padded: each counts as one
@@ -29,6 +30,7 @@ local stream, due, claimed, unfinished, dead = KEYS[1], KEYS[4], KEYS[5], KEYS[6
 local quarantine, quarantine_index, inbox, attempts, registry_id = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local stats, places, bytes_of = KEYS[13], KEYS[14], KEYS[15]
 local prefix, group, last_read, log_length = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local unreadable = prefix .. 'unreadable'
 local acks, lines = require_count(ARGV[6], 0, 1e6), require_count(ARGV[7], 0, 1e6)
 local lines_at = 8 + acks
 local first_item = lines_at + (lines > 0 and 1 or 0)
@@ -247,6 +249,11 @@ local KINDS = {
     local why = not entry and endpoint or check_dead(item, endpoint) or check_facts(item, endpoint, facts)
       or not find(at, '^%d+$') and sub(at, 1, 64) .. ' is no time'
     return not why and item or nil, why
+  end},
+  ['take-unreadable'] = {2, function(_, endpoint, at)
+    local why = not find(endpoint, '^[%w_-]+$') and sub(endpoint, 1, 64) .. ' is no endpoint'
+      or not find(at, '^%d+$') and sub(at, 1, 64) .. ' is no time' or why_unusable(unreadable, 'zset')
+    return not why and {kind = 'take-unreadable', endpoint = endpoint, at = at} or nil, why
   end},
   quarantine = {7, function(_, entry, body, cut, error, traceparent, number, keep)
     local item, why = of_quarantined({kind = 'quarantine', entry = entry, body = body, cut = cut, error = error,
@@ -658,6 +665,9 @@ local APPLY = {
       index(item.id, item.at, item.facts)
     end
   end,
+  ['take-unreadable'] = function(item)
+    call('ZADD', unreadable, 'GT', item.at, item.endpoint)
+  end,
   -- The quarantine's ids are its own, because entries need not come in their order; the index finds them.
   quarantine = function(item)
     if not is_quarantined(item) then
@@ -801,9 +811,10 @@ if lines > 0 then
   log_lines()
 end
 
--- Without the group nothing is known to be pending, and the cursor stays where it is.
+-- Without the group nothing is known to be pending, and the cursor stays where it is. So it does where the stream is split: there it
+-- says how far the parts are.
 local summary = try('XPENDING', stream, group)
-if not summary.err then
+if not summary.err and call('EXISTS', KEYS[16]) == 0 then
   call('SET', KEYS[3], summary[2] and before(summary[2]) or last_read)
 end
 

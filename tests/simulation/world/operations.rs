@@ -3,7 +3,7 @@
 //! nobody, or run late. Each operation is followed here from its plan on, by what it may do.
 
 use herald::{
-    facts::operation::{Change, Counts, OPERATION_SCHEMA, Plan, Selection, State, new_id, why_of},
+    facts::operation::{Change, Counts, OPERATION_SCHEMA, Plan, Rate, Selection, State, new_id, why_of},
     store::{
         model::operations::{Claim, Claimed},
         operations::{
@@ -109,7 +109,7 @@ impl World {
         self.planned += 1;
         let id = new_id(now_ms, self.planned);
         self.tally.count("operations");
-        self.model.plan(&id, &plan, 1);
+        self.model.plan(&id, &plan, Rate::of(1));
         self.model.change(&id, Verb::Start(None), &somebody()).expect("it is planned, and few are open");
         self.followed.insert(id, Followed { letters, taken: BTreeMap::new() });
     }

@@ -82,7 +82,7 @@ impl Job {
             lanes: HashMap::new(),
             under_way: BTreeMap::new(),
             slow_after: None,
-            bucket: Bucket::new(now),
+            bucket: Bucket::new(now, rand::random()),
             erasure: None,
             waits: Vec::new(),
         };
@@ -134,8 +134,11 @@ impl Job {
         match state {
             State::Running if !self.is_laid => return self.lay(store, queries).await,
             State::Running => {}
-            State::Paused if has_moved => return Ok(Step::Moved),
-            State::Paused => return Ok(Step::Waits),
+            State::Paused => {
+                // Nothing is saved up meanwhile.
+                self.bucket = Bucket::new(now, rand::random());
+                return Ok(if has_moved { Step::Moved } else { Step::Waits });
+            }
             _ if open > 0 => return Ok(if has_moved { Step::Moved } else { Step::Waits }),
             _ => return Ok(Step::Ended),
         }

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{facts::operation::Kind, store::operations::work::Became};
+use crate::{
+    facts::operation::{Kind, Rate},
+    store::operations::work::Became,
+};
 
 /// Redeliveries to one endpoint that go out at a time, and those with what is being retried there.
 const WINDOW: usize = 16;
@@ -18,24 +21,31 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What may be taken now, so many a second. What is not used within a quarter of a second is not saved up.
 #[derive(Debug)]
 pub struct Bucket {
-    tokens: f64,
+    /// None until it is known at which rate.
+    tokens: Option<f64>,
+    phase: f64,
     at: Instant,
 }
 
 impl Bucket {
-    pub fn new(now: Instant) -> Self {
-        Self { tokens: 1.0, at: now }
+    /// At less than one a second this part of the first is saved up: parts of one operation that begin together must not all take
+    /// their first one together.
+    pub fn new(now: Instant, phase: f64) -> Self {
+        Self { tokens: None, phase, at: now }
     }
 
-    pub fn room(&mut self, now: Instant, rate: u32) -> usize {
+    pub fn room(&mut self, now: Instant, rate: Rate) -> usize {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = self.at.max(now);
-        self.tokens = (self.tokens + passed * f64::from(rate)).min((f64::from(rate) / 4.0).max(1.0));
-        self.tokens.max(0.0) as usize
+        let rate = rate.per_second();
+        let saved = self.tokens.unwrap_or(if rate < 1.0 { self.phase } else { 1.0 });
+        let tokens = (saved + passed * rate).min((rate / 4.0).max(1.0));
+        self.tokens = Some(tokens);
+        tokens.max(0.0) as usize
     }
 
     pub fn took(&mut self, count: usize) {
-        self.tokens -= count as f64;
+        self.tokens = self.tokens.map(|tokens| tokens - count as f64);
     }
 }
 
@@ -119,19 +129,39 @@ mod tests {
     #[test]
     fn no_more_than_the_rate_is_taken_and_little_is_saved_up() {
         let now = clock::now();
-        let mut bucket = Bucket::new(now);
+        let (mut bucket, rate) = (Bucket::new(now, 0.5), Rate::of(200));
         let mut taken = 0;
         for step in 0..=100 {
-            let room = bucket.room(now + Duration::from_millis(step * 100), 200);
+            let room = bucket.room(now + Duration::from_millis(step * 100), rate);
             bucket.took(room);
             taken += room;
         }
         assert!((1_999..=2_001).contains(&taken), "{taken} in ten seconds");
-        assert_eq!(bucket.room(now + Duration::from_secs(3_600), 200), 50);
-        assert_eq!(Bucket::new(now).room(now, 1), 1);
+        assert_eq!(bucket.room(now + Duration::from_secs(3_600), rate), 50);
+        assert_eq!(Bucket::new(now, 0.5).room(now, Rate::of(1)), 1);
         // A clock that stands still, or goes back, gives nothing.
         bucket.took(50);
-        assert_eq!(bucket.room(now, 200), 0);
+        assert_eq!(bucket.room(now, rate), 0);
+    }
+
+    #[test]
+    fn what_parts_have_of_one_a_second_is_one_a_second() {
+        let now = clock::now();
+        let shares = Rate::of(1).divided(&[1; 64]);
+        let mut buckets: Vec<(Bucket, Rate)> =
+            shares.into_iter().enumerate().map(|(at, rate)| (Bucket::new(now, at as f64 / 64.0), rate)).collect();
+        let (mut taken, mut at_once) = (0, 0);
+        for step in 0..=1_280 {
+            let now = now + Duration::from_millis(step * 100);
+            let before = taken;
+            for (bucket, rate) in &mut buckets {
+                let room = bucket.room(now, *rate);
+                bucket.took(room);
+                taken += room;
+            }
+            at_once = at_once.max(taken - before);
+        }
+        assert!((127..=129).contains(&taken) && at_once == 1, "{taken} in 128 seconds, {at_once} at once");
     }
 
     #[test]
