@@ -57,10 +57,12 @@ pub enum Mutation {
     StepWithoutFence,
     DoneWhenQueued,
     LockForgotten,
+    SettledForgotten,
+    RedeliveryNotToldApart,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -99,6 +101,8 @@ impl Mutation {
         Self::StepWithoutFence,
         Self::DoneWhenQueued,
         Self::LockForgotten,
+        Self::SettledForgotten,
+        Self::RedeliveryNotToldApart,
     ];
 
     /// What is done wrong.
@@ -143,6 +147,8 @@ impl Mutation {
             Self::StepWithoutFence => "a step of an operation without a fence",
             Self::DoneWhenQueued => "a redelivery that is done when it is queued",
             Self::LockForgotten => "a new owner that does not know what could not be read",
+            Self::SettledForgotten => "an owner that forgets what was settled when its term ends",
+            Self::RedeliveryNotToldApart => "what is redelivered taken for what was redelivered before",
             Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }
