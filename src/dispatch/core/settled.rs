@@ -105,14 +105,7 @@ pub(super) struct Settled {
 
 impl Settled {
     /// The store has confirmed this attempt and what came of it. `is_last`: it brought a dead letter, which tells what was sent.
-    pub fn confirm(
-        &mut self,
-        now: u64,
-        which: WhichAttempt,
-        attempted: &Arc<Attempted>,
-        revision: u64,
-        is_last: bool,
-    ) {
+    pub fn confirm(&mut self, now: u64, which: WhichAttempt, attempted: &Arc<Attempted>, revision: u64, is_last: bool) {
         let number = now / 1_000;
         if self.seconds.back().is_none_or(|second| second.number < number) {
             self.seconds.push_back(Second { number, ..Second::default() });

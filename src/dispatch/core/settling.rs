@@ -1,8 +1,8 @@
 //! What becomes of the operations that were settled or refused.
 
 use super::{
-    AttemptResult, ChainId, Core, CoreHappening, DeliveryId, EndpointId, EntryId, HashSet, Item, LANE_REFUSALS, LaneAt, LineOf, Op,
-    Place, Settlement, Unfinished,
+    AttemptResult, ChainId, Core, CoreHappening, DeliveryId, EndpointId, EntryId, HashSet, Item, LANE_REFUSALS, LaneAt,
+    LineOf, Op, Place, Settlement, Unfinished,
 };
 
 impl Core {

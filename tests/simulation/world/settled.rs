@@ -97,7 +97,8 @@ impl World {
         let found = &mut self.workers[worker];
         match answer {
             Ok(Answer::Settled { .. }) => {
-                let again = found.confirmed.sent.iter().filter(|(attempt, _)| found.confirmed.settled.contains_key(attempt));
+                let again =
+                    found.confirmed.sent.iter().filter(|(attempt, _)| found.confirmed.settled.contains_key(attempt));
                 let again = again.count();
                 let sent = std::mem::take(&mut found.confirmed.sent);
                 found.confirmed.settled.extend(sent);
