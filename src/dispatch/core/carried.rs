@@ -143,8 +143,8 @@ impl CarriedOver {
         self.settled.forget();
     }
 
-    /// The term has ended. Drops the results if they are too many.
-    pub fn limit(&mut self) {
+    /// What is known of this term is for those that follow. Drops the results if they are too many.
+    pub fn end_term(&mut self) {
         self.settled.recall();
         if self.attempts.len() > MAX_RESULTS {
             self.attempts.retain(|_, carried| matches!(carried, Carried::Flying(..)));

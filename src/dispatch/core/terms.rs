@@ -18,7 +18,7 @@ impl Core {
             let Job { delivery, revision, .. } = &jobs[&job];
             self.carried.fly(self.carried.id_of(delivery), token, *revision);
         }
-        self.carried.limit();
+        self.carried.end_term();
         self.shares.forget_waiters();
         self.lanes.values_mut().for_each(Lane::reset);
     }
