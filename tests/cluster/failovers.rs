@@ -82,7 +82,7 @@ async fn what_was_settled_in_a_lost_moment_is_not_sent_twice_by_the_same_owner()
     town.until_finished().await;
     let before = town.arrivals();
     town.cluster.node(home).kill().await.unwrap();
-    town.until_master(home + MASTERS).await;
+    until("the replica to have its place", async || town.cluster.master_of(slot()).await == Some(home + MASTERS)).await;
 
     // The slot has gone back as a whole: none of it was delivered, and there is no letter. All of it comes again, and is known.
     town.until_finished().await;
