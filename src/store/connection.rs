@@ -742,7 +742,9 @@ impl Connection {
     /// Returns once another node serves this slot in place of the one that it is connected to, as somebody has found out.
     pub(in crate::store) async fn is_replaced(&self, slot: Slot) {
         match &self.server {
-            Some(server) => drop(server.is_replaced(slot).await),
+            Some(server) => {
+                server.is_replaced(slot).await;
+            }
             None => std::future::pending().await,
         }
     }
