@@ -6,6 +6,8 @@
 
 #[path = "cluster/doctor.rs"]
 mod doctor;
+#[path = "cluster/failovers.rs"]
+mod failovers;
 #[path = "support/merchants.rs"]
 mod merchants;
 #[path = "cluster/partitions.rs"]

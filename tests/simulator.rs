@@ -130,6 +130,8 @@ fn check_that_it_was_tried(sum: &Tally) {
         "steps_lost",
         "steps_unanswered",
         "steps_run_late",
+        "settled_again",
+        "redelivered_again",
     ];
     for what in tried {
         assert!(sum.of(what) > 0, "no seed had {what}: {sum}");

@@ -13,6 +13,7 @@ mod lanes;
 mod memory;
 mod noted;
 mod outbox;
+mod settled;
 mod settling;
 mod steps;
 mod terms;
@@ -229,6 +230,8 @@ struct AttemptResult {
     revision: u64,
     /// It came from its record, but its entry may be pending all the same.
     is_recorded: bool,
+    /// It brings a dead letter.
+    is_last: bool,
     /// Where that is asked for, what is told once it is settled.
     told: Option<Arc<SettledAttempt>>,
 }

@@ -843,6 +843,9 @@ mod quotas;
 #[path = "core_ahead_tests.rs"]
 mod ahead;
 
+#[path = "core_settled_tests.rs"]
+mod settled;
+
 /// What the letters of a settlement say that they waited for.
 fn waited_for(settlement: &Settlement) -> Vec<WaitedFor> {
     let letter = |item: &Item| match item {

@@ -1300,3 +1300,6 @@ fn a_mode_that_is_not_known_is_left_to_a_newer_herald() {
     assert_eq!(partition.next_call(1_001 + 2 * 5_000 - 1), None, "until its lease has run out for sure");
     assert!(partition.next_call(1_001 + 2 * 5_000).is_some());
 }
+
+#[path = "partition_settled_tests.rs"]
+mod settled;

@@ -94,7 +94,7 @@ impl FromStr for Ordering {
 }
 
 /// Who changed a state, when and why. Every verb that changes something leaves such a mark.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mark {
     pub by: String,
     pub why: String,

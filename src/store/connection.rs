@@ -30,7 +30,7 @@ use super::{
     error::{StoreError, has_moved, is_of_a_slot},
     keys::{RegistryKeys, never},
     pool::{Made, Pool},
-    topology::{Kind, Node, Others, Topology, is_of_cluster, slot_of},
+    topology::{Kind, Node, Others, Replaced, Server, Topology, is_of_cluster, slot_of},
     wakeup::Ear,
 };
 use crate::{
@@ -45,7 +45,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A batch of 500 deliveries costs Redis a few milliseconds; a fork or an fsync of a slow disk can stall it for
-/// seconds. There is no point in waiting for an answer longer than the default lease lasts.
+/// seconds. There is no point in waiting for an answer longer than the default lease lasts; nor once another node has taken
+/// the silent one's place: see [`Server::answers`].
 pub(in crate::store) const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For people, and for loading a whole registry: these are slower, and nothing is lost while they wait.
@@ -294,8 +295,14 @@ impl Redis {
 
     async fn connect_alone(&self, purpose: Purpose) -> Result<Connection, StoreError> {
         let (wire, node) = self.reach_home(None, config(purpose)).await?;
-        let others = node.map(|node| Arc::new(Others::new(self.clone(), node, config(purpose))));
-        Ok(self.connection(wire, others))
+        let connection = self.connection(wire, node, purpose != Purpose::Wakeup);
+        let others = match (&connection.server, self.topology.kind()) {
+            (Some(server), Kind::Cluster) => {
+                Some(Arc::new(Others::new(Arc::new(self.clone()), server.node.clone(), config(purpose))))
+            }
+            _ => None,
+        };
+        Ok(Connection { others, ..connection })
     }
 
     /// A connection on which Redis can push what has changed (RESP3), to the node of its home alone. `hear` runs where the
@@ -305,17 +312,18 @@ impl Redis {
         hear: impl AsyncPushSender,
     ) -> Result<Connection, StoreError> {
         let config = config(Purpose::Wakeup).set_push_sender(hear);
-        let (wire, _) = self.reach_home(Some(ProtocolVersion::RESP3), config).await?;
-        Ok(self.connection(wire, None))
+        let (wire, node) = self.reach_home(Some(ProtocolVersion::RESP3), config).await?;
+        Ok(self.connection(wire, node, true))
     }
 
-    fn connection(&self, wire: Wire, others: Option<Arc<Others>>) -> Connection {
+    fn connection(&self, wire: Wire, node: Option<Node>, is_prompt: bool) -> Connection {
         let (topology, keyring) = (self.topology.clone(), self.keyring.clone());
-        Connection { wire, others, home: self.home, topology, keyring, is_over: Arc::default() }
+        let server = node.map(|node| Arc::new(Server::new(Arc::new(self.clone()), node, is_prompt)));
+        Connection { wire, server, others: None, home: self.home, topology, keyring, is_over: Arc::default() }
     }
 
-    /// To the only server, to the master, or to the node of a Cluster that serves one's home, which is named then. Who connects first
-    /// finds out what Redis is.
+    /// To the only server; or, and then it is named, to the master or to the node of a Cluster that serves one's home. Who connects
+    /// first finds out what Redis is.
     async fn reach_home(
         &self,
         protocol: Option<ProtocolVersion>,
@@ -333,15 +341,26 @@ impl Redis {
             Kind::Unknown | Kind::OneServer => Ok((self.open(None, protocol, config).await?, None)),
             Kind::Cluster => {
                 let node = self.node_of(self.home).await?;
-                let opened = self.open(Some(&node), protocol, config).await;
+                let opened = self.open_there(&node, self.open(Some(&node), protocol, config)).await;
                 Ok((opened.inspect_err(|_| self.topology.doubt(false))?, Some(node)))
             }
             Kind::Watched(_) => {
                 let master = self.node_of(self.home).await?;
-                let opened = self.open_master(&master, protocol, config).await;
-                Ok((opened.inspect_err(|_| self.topology.doubt(false))?, None))
+                let opened = self.open_there(&master, self.open_master(&master, protocol, config)).await;
+                Ok((opened.inspect_err(|_| self.topology.doubt(false))?, Some(master)))
             }
         }
+    }
+
+    /// One that is frozen lets in whoever comes, and greets nobody.
+    async fn open_there(
+        &self,
+        node: &Node,
+        opening: impl Future<Output = Result<Wire, StoreError>>,
+    ) -> Result<Wire, StoreError> {
+        let server = Server::new(Arc::new(self.clone()), node.clone(), true);
+        let opened = server.answers(self.home, opening).await;
+        opened.unwrap_or_else(|_| Err(is_elsewhere(Subject("connect to", &node.to_string()))))
     }
 
     /// Sentinels may be late, and one that they have replaced comes back as what it was: it is asked itself.
@@ -418,6 +437,11 @@ impl Redis {
         }
         Client::open(info).map_err(|error| StoreError::Url { cause: error.to_string() })
     }
+}
+
+/// Nobody waits any longer for a node that others have replaced.
+pub(in crate::store) fn is_elsewhere(subject: impl Display) -> StoreError {
+    StoreError::away(subject, "another node serves it by now")
 }
 
 /// Somebody who hangs up at the first word may speak TLS alone, and says nothing to those who do not.
@@ -514,6 +538,8 @@ impl Wire {
 #[derive(Clone)]
 pub struct Connection {
     wire: Wire,
+    /// Where its wire leads, if another can take that one's place.
+    server: Option<Arc<Server>>,
     /// Of a Cluster's.
     others: Option<Arc<Others>>,
     /// What its user is there for, and is told that the node serves it no more.
@@ -553,8 +579,9 @@ impl Connection {
         command: &Cmd,
     ) -> Result<T, StoreError> {
         let mut way = self.way(|| slot_of(command)).await?;
-        let answer = command.query_async(way.of(&mut self.wire)).await;
-        answer.map_err(|error| self.failed(subject, &error, &way))
+        let (server, slot) = self.server_of(&way);
+        let answer = answer(server, slot, command.query_async(way.of(&mut self.wire))).await;
+        self.understood(subject, answer, &way)
     }
 
     /// Runs several commands that need not be one step. All their keys are in one slot.
@@ -564,8 +591,9 @@ impl Connection {
         commands: &Pipeline,
     ) -> Result<T, StoreError> {
         let mut way = self.way(|| commands.cmd_iter().find_map(slot_of)).await?;
-        let answers = commands.query_async(way.of(&mut self.wire)).await;
-        answers.map_err(|error| self.failed(subject, &error, &way))
+        let (server, slot) = self.server_of(&way);
+        let answers = answer(server, slot, commands.query_async(way.of(&mut self.wire))).await;
+        self.understood(subject, answers, &way)
     }
 
     /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the only safe retry.
@@ -577,18 +605,16 @@ impl Connection {
         /// Scripts can be flushed between loading and running them; if someone keeps flushing them, we give up.
         const LOADS: usize = 3;
         let mut way = self.way(|| slot_of(&call.command)).await?;
+        let (server, slot) = self.server_of(&way);
         for _ in 0..LOADS {
-            match call.command.query_async(way.of(&mut self.wire)).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => match self.failed(&subject, &error, &way) {
-                    StoreError::NoScript { .. } => {}
-                    error => return Err(error),
-                },
+            let said = answer(server.clone(), slot, call.command.query_async(way.of(&mut self.wire))).await;
+            match self.understood(&subject, said, &way) {
+                Err(StoreError::NoScript { .. }) => {}
+                said => return said,
             }
             let load = redis::cmd("SCRIPT").arg("LOAD").arg(call.script.source).to_owned();
-            let loaded = load.query_async::<String>(way.of(&mut self.wire)).await;
-            let sha =
-                loaded.map_err(|error| self.failed(Subject("load the script", call.script.name), &error, &way))?;
+            let loaded = answer(server.clone(), slot, load.query_async::<String>(way.of(&mut self.wire))).await;
+            let sha = self.understood(Subject("load the script", call.script.name), loaded, &way)?;
             if sha != call.script.sha {
                 return Err(StoreError::unexpected(
                     subject,
@@ -645,6 +671,7 @@ impl Connection {
     ) -> Result<(Vec<Result<Value, StoreError>>, Option<T>), StoreError> {
         let Some(first) = calls.first() else { return Ok((Vec::new(), None)) };
         let mut way = self.way(|| slot_of(&first.command)).await?;
+        let (server, slot) = self.server_of(&way);
         let mut answers: Vec<Option<Result<Value, StoreError>>> = calls.iter().map(|_| None).collect();
         let mut last = None;
         // Those that did not run because the script was not there run a second time, once it is.
@@ -661,8 +688,8 @@ impl Connection {
                 pipeline.add_command(command.clone());
             }
             pipeline.ignore_errors();
-            let sent = pipeline.query_async(way.of(&mut self.wire)).await;
-            let said: Vec<RedisResult<Value>> = sent.map_err(|error| self.failed(&subject, &error, &way))?;
+            let sent = answer(server.clone(), slot, pipeline.query_async(way.of(&mut self.wire))).await;
+            let said: Vec<RedisResult<Value>> = self.understood(&subject, sent, &way)?;
             let mut said = said.into_iter().skip(usize::from(is_loaded));
             for (at, said) in open.iter().zip(&mut said) {
                 let said = said.map_err(|error| self.failed(&subject, &error, &way));
@@ -696,9 +723,49 @@ impl Connection {
         match others.node(slot, self.home).await? {
             Some(node) => {
                 let wire = others.wire(&node).await.inspect_err(|_| self.topology.doubt(false))?;
-                Ok(Way::To(node, wire))
+                Ok(Way::To(node, slot, wire))
             }
             None => Ok(Way::Own),
+        }
+    }
+
+    /// Who is to answer, and for which slot.
+    fn server_of(&self, way: &Way) -> (Option<Arc<Server>>, Slot) {
+        match (way, &self.others, &self.server) {
+            (Way::To(node, slot, _), Some(others), Some(server)) => {
+                (Some(Arc::new(server.like(others.redis(), node.clone()))), *slot)
+            }
+            _ => (self.server.clone(), self.home),
+        }
+    }
+
+    /// Returns once another node serves this slot in place of the one that it is connected to, as somebody has found out.
+    pub(in crate::store) async fn is_replaced(&self, slot: Slot) {
+        match &self.server {
+            Some(server) => {
+                server.is_replaced(slot).await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn understood<T>(
+        &self,
+        subject: impl Display,
+        answer: Result<RedisResult<T>, Replaced>,
+        way: &Way,
+    ) -> Result<T, StoreError> {
+        match answer {
+            Ok(answer) => answer.map_err(|error| self.failed(subject, &error, way)),
+            Err(Replaced { wholly }) => {
+                match (&self.others, way) {
+                    (Some(others), Way::To(node, ..)) => others.forget(node),
+                    // Where it serves other slots yet, it is only late for those who have it for these.
+                    _ if wholly => self.give_up(),
+                    _ => {}
+                }
+                Err(is_elsewhere(subject))
+            }
         }
     }
 
@@ -707,7 +774,7 @@ impl Connection {
         if let StoreError::Unavailable { .. } = &error {
             self.topology.doubt(has_moved(cause));
             match (&self.others, way) {
-                (Some(others), Way::To(node, _)) => others.forget(node),
+                (Some(others), Way::To(node, ..)) => others.forget(node),
                 // A slot that has moved, or is on its way, is nothing to those of the others.
                 _ if is_of_a_slot(cause) => {}
                 _ => self.give_up(),
@@ -742,14 +809,26 @@ impl Connection {
 /// Where a command goes.
 enum Way {
     Own,
-    To(Node, Wire),
+    To(Node, Slot, Wire),
+}
+
+/// Waits for it, unless another node has the slot by then.
+async fn answer<T>(
+    server: Option<Arc<Server>>,
+    slot: Slot,
+    answer: impl Future<Output = RedisResult<T>>,
+) -> Result<RedisResult<T>, Replaced> {
+    match server {
+        Some(server) => server.answers(slot, answer).await,
+        None => Ok(answer.await),
+    }
 }
 
 impl Way {
     fn of<'a>(&'a mut self, own: &'a mut Wire) -> &'a mut MultiplexedConnection {
         match self {
             Self::Own => &mut own.inner,
-            Self::To(_, wire) => &mut wire.inner,
+            Self::To(_, _, wire) => &mut wire.inner,
         }
     }
 }

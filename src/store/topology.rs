@@ -5,12 +5,16 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use redis::{AsyncConnectionConfig, Cmd, Value};
-use tokio::time::timeout;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     connection::{Purpose, Redis, Wire, answers, config},
@@ -33,6 +37,13 @@ const NODE_PAUSE: Duration = Duration::from_secs(1);
 
 /// One that was used so lately is believed to be there.
 const PROVEN_FOR: Duration = Duration::from_millis(500);
+
+/// A node that has not answered for so long may have been replaced. A fork or a slow disk can take longer: whether it was, the others
+/// say, and until they do it is waited for.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
+
+/// How often they are asked while it is silent, once for all who wait.
+const ASK_EVERY: Duration = Duration::from_millis(250);
 
 /// What to do about a slot that nobody serves.
 const UNCOVERED: &str = "look at it with `redis-cli --cluster check`";
@@ -107,6 +118,11 @@ impl SlotMap {
         Self { ranges: vec![all], nodes: [vec![master], replicas].concat() }
     }
 
+    /// Whether it serves any slot.
+    fn has_master(&self, node: &Node) -> bool {
+        self.ranges.iter().any(|range| range.master == *node)
+    }
+
     pub fn node(&self, slot: Slot) -> Option<&Node> {
         let after = self.ranges.partition_point(|range| range.first <= slot.number());
         let range = self.ranges.get(after.checked_sub(1)?)?;
@@ -142,6 +158,8 @@ pub(super) struct Topology {
     asking: tokio::sync::Mutex<()>,
     /// Servers, by their run ids, whose append-only file was seen to.
     seen_to: Mutex<BTreeSet<String>>,
+    /// Tells whoever waits for a node that the map is another.
+    changed: watch::Sender<()>,
 }
 
 struct State {
@@ -154,6 +172,8 @@ struct State {
     asked: Option<Instant>,
     /// Which node is asked next: one that has lost sight of the others may be wrong for long.
     turn: usize,
+    /// One that somebody waits for: it is asked last.
+    silent: Option<Node>,
 }
 
 /// What the URL leads to.
@@ -169,8 +189,15 @@ pub(super) enum Kind {
 
 impl Topology {
     pub fn new(seeds: Vec<Node>, kind: Kind) -> Self {
-        let state = State { kind, map: None, is_doubted: false, asked: None, turn: 0 };
-        Self { seeds, state: Mutex::new(state), asking: tokio::sync::Mutex::default(), seen_to: Mutex::default() }
+        let state = State { kind, map: None, is_doubted: false, asked: None, turn: 0, silent: None };
+        let changed = watch::channel(()).0;
+        Self {
+            seeds,
+            state: Mutex::new(state),
+            asking: tokio::sync::Mutex::default(),
+            seen_to: Mutex::default(),
+            changed,
+        }
     }
 
     /// Whether the append-only file of this server is the caller's to see to, as nobody else of the process has; until it is put back.
@@ -216,6 +243,14 @@ impl Topology {
         }
     }
 
+    /// This node does not answer: perhaps it was replaced since the others were asked.
+    fn doubt_silent(&self, node: &Node) {
+        let mut state = self.state();
+        let is_old = state.asked.is_none_or(|asked| clock::now().saturating_duration_since(asked) >= ASK_EVERY);
+        state.is_doubted |= is_old;
+        state.silent = Some(node.clone());
+    }
+
     /// What is known, if it is worth something.
     fn trusted(&self) -> Option<Arc<SlotMap>> {
         let state = self.state();
@@ -243,7 +278,8 @@ impl Topology {
         match looked {
             Ok(map) => {
                 let map = Arc::new(map);
-                (state.map, state.is_doubted) = (Some(map.clone()), false);
+                (state.map, state.is_doubted, state.silent) = (Some(map.clone()), false, None);
+                self.changed.send_replace(());
                 Ok(map)
             }
             // Nobody tells better.
@@ -276,6 +312,7 @@ impl Topology {
         let turn = state.turn % nodes.len();
         nodes.rotate_left(turn);
         state.turn = state.turn.wrapping_add(1);
+        nodes.sort_by_key(|node| node.is_some() && *node == state.silent);
         nodes
     }
 }
@@ -301,10 +338,81 @@ pub(super) async fn is_of_cluster(wire: &mut Wire) -> Result<bool, StoreError> {
     }
 }
 
+/// A node that somebody is connected to, because it serves what they want.
+pub(super) struct Server {
+    redis: Arc<Redis>,
+    pub node: Node,
+    /// Its answers come soon, or never. Those of one that only waits may take as long as they like.
+    is_prompt: bool,
+}
+
+/// What was waited for will not come: another node serves the slot by now.
+pub(super) struct Replaced {
+    /// It serves nothing any more.
+    pub wholly: bool,
+}
+
+impl Server {
+    pub fn new(redis: Arc<Redis>, node: Node, is_prompt: bool) -> Self {
+        Self { redis, node, is_prompt }
+    }
+
+    /// Another one, for who waits in the same way.
+    pub fn like(&self, redis: &Arc<Redis>, node: Node) -> Self {
+        Self { redis: redis.clone(), node, is_prompt: self.is_prompt }
+    }
+
+    /// Waits for an answer as long as its connection does, unless another node has the slot by then: then who waits may go there.
+    pub async fn answers<T>(&self, slot: Slot, answer: impl Future<Output = T>) -> Result<T, Replaced> {
+        let mut answer = pin!(answer);
+        if self.is_prompt
+            && let Ok(answer) = timeout(SILENT_AFTER, &mut answer).await
+        {
+            return Ok(answer);
+        }
+        tokio::select! {
+            biased;
+            answer = &mut answer => Ok(answer),
+            replaced = self.is_replaced(slot) => Err(replaced),
+            replaced = self.asks_whether_replaced(slot), if self.is_prompt => Err(replaced),
+        }
+    }
+
+    /// Returns once it is known, whoever has found out.
+    pub async fn is_replaced(&self, slot: Slot) -> Replaced {
+        let mut changed = self.redis.topology().changed.subscribe();
+        loop {
+            if let Some(replaced) = self.replaced_in(self.redis.topology().last_map().as_deref(), slot) {
+                return replaced;
+            }
+            // The sender is there as long as this.
+            let _ = changed.changed().await;
+        }
+    }
+
+    async fn asks_whether_replaced(&self, slot: Slot) -> Replaced {
+        loop {
+            self.redis.topology().doubt_silent(&self.node);
+            let map = self.redis.topology().map(&self.redis).await.ok();
+            if let Some(replaced) = self.replaced_in(map.as_deref(), slot) {
+                return replaced;
+            }
+            sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// A slot that nobody serves has not gone anywhere.
+    fn replaced_in(&self, map: Option<&SlotMap>, slot: Slot) -> Option<Replaced> {
+        let map = map?;
+        let is_elsewhere = map.node(slot).is_some_and(|node| *node != self.node);
+        is_elsewhere.then(|| Replaced { wholly: !map.has_master(&self.node) })
+    }
+}
+
 /// A connection's ways to the nodes of a Cluster besides its own node, each made when it is first wanted, and anew after it failed.
 /// Its own has no second life: what its user knows of it, such as that a settlement is kept, was true of that node.
 pub(super) struct Others {
-    redis: Redis,
+    redis: Arc<Redis>,
     own: Node,
     config: AsyncConnectionConfig,
     ways: Mutex<HashMap<Node, Arc<tokio::sync::Mutex<Way>>>>,
@@ -318,8 +426,12 @@ struct Way {
 }
 
 impl Others {
-    pub fn new(redis: Redis, own: Node, config: AsyncConnectionConfig) -> Self {
+    pub fn new(redis: Arc<Redis>, own: Node, config: AsyncConnectionConfig) -> Self {
         Self { redis, own, config, ways: Mutex::default() }
+    }
+
+    pub fn redis(&self) -> &Arc<Redis> {
+        &self.redis
     }
 
     /// The node that serves the slot; `None` if it is one's own. For one's home it never becomes another: that node says itself
@@ -529,6 +641,64 @@ mod tests {
         assert_eq!(firsts, [node("a"), node("b"), asked(), node("a")]);
         assert_eq!(topology.to_ask().len(), 3);
         assert_eq!(Topology::new(Vec::new(), Kind::Unknown).to_ask(), [None]);
+    }
+
+    #[test]
+    fn a_silent_node_is_asked_last_and_all_who_wait_for_it_ask_once() {
+        let topology = Topology::new(vec![asked()], Kind::Cluster);
+        let node = |host: &str| Node { host: host.to_owned(), port: 1 };
+        let known = map(vec![row(0, 16383, vec![place(text("a"), 1), place(text("b"), 1)])]);
+        topology.state().map = Some(Arc::new(known));
+        topology.state().asked = Some(clock::now());
+        topology.doubt_silent(&node("a"));
+        assert!(topology.trusted().is_some(), "the others were asked just now");
+        for _ in 0..4 {
+            assert_eq!(topology.to_ask().pop().unwrap(), Some(node("a")));
+        }
+        topology.state().asked = clock::now().checked_sub(ASK_EVERY);
+        assert!(topology.trusted().is_some(), "nobody has asked for it");
+        topology.doubt_silent(&node("a"));
+        assert!(topology.trusted().is_none());
+    }
+
+    fn knowing(rows: Vec<Value>) -> (Arc<Redis>, Server) {
+        let redis = Arc::new(Redis::new("redis+cluster://127.0.0.1:1").unwrap());
+        let mut state = redis.topology().state();
+        (state.map, state.asked) = (Some(Arc::new(map(rows))), Some(clock::now()));
+        drop(state);
+        let server = Server::new(redis.clone(), Node { host: "a".to_owned(), port: 1 }, false);
+        (redis, server)
+    }
+
+    /// Whoever waits at a node hears that others have found another in its place; a slow node is waited for.
+    #[tokio::test]
+    async fn a_wait_ends_with_the_answer_or_as_another_node_has_the_slot() {
+        let slot = Slot::new(9).unwrap();
+        let rows = |first: &str, second: &str| {
+            vec![row(0, 99, vec![place(text(first), 1)]), row(100, 16383, vec![place(text(second), 1)])]
+        };
+        let (redis, server) = knowing(rows("a", "a"));
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let waiting = async { server.answers(slot, answered).await.is_ok_and(|answer| answer == Ok(7)) };
+        let (is_answered, ()) = tokio::join!(waiting, async {
+            // The same again, and a hole, tell nothing.
+            for rows in [rows("a", "b"), vec![row(100, 16383, vec![place(text("b"), 1)])]] {
+                redis.topology().state().map = Some(Arc::new(map(rows)));
+                redis.topology().changed.send_replace(());
+                tokio::task::yield_now().await;
+            }
+            answer.send(7).unwrap();
+        });
+        assert!(is_answered);
+        for (now, wholly) in [(rows("b", "a"), false), (rows("b", "c"), true)] {
+            let (redis, server) = knowing(rows("a", "a"));
+            let (replaced, ()) = tokio::join!(server.answers(slot, std::future::pending::<()>()), async {
+                tokio::task::yield_now().await;
+                redis.topology().state().map = Some(Arc::new(map(now)));
+                redis.topology().changed.send_replace(());
+            });
+            assert_eq!(replaced.err().map(|replaced| replaced.wholly), Some(wholly));
+        }
     }
 
     #[test]

@@ -22,13 +22,13 @@ use tokio::{
 };
 
 use super::{
-    connection::{Connection, Redis, Script, Subject},
+    connection::{Connection, Redis, Script, Subject, is_elsewhere},
     error::StoreError,
     keys::PartitionKeys,
     pool::Made,
     requests::within,
 };
-use crate::facts::id::EntryId;
+use crate::facts::{id::EntryId, partition::Slot};
 
 static WAKE: LazyLock<Script> = LazyLock::new(|| Script::new("wake", include_str!("scripts/wake.lua")));
 
@@ -86,6 +86,14 @@ impl Ear {
             Err(_) => false,
         };
         Ok(Self { connection, heard, is_told })
+    }
+
+    /// What is pushed next. A node that is frozen, and was replaced, would be listened to in vain.
+    async fn next(&self, pushed: &Pushed, slot: Slot) -> Result<New, StoreError> {
+        tokio::select! {
+            new = pushed.next() => new,
+            () = self.connection.is_replaced(slot) => Err(is_elsewhere("wait for new entries")),
+        }
     }
 
     /// The connection has no limit of its own for an answer.
@@ -181,7 +189,7 @@ impl Wakeup {
             if new.is_certain {
                 return Ok(new);
             }
-            return timeout(block, self.pushed.next()).await.unwrap_or(Ok(New::default()));
+            return timeout(block, self.ear.next(&self.pushed, self.keys.slot())).await.unwrap_or(Ok(New::default()));
         }
         let looking = async {
             loop {
@@ -216,6 +224,7 @@ impl Drop for Wakeup {
 pub struct Watched {
     ear: Ear,
     key: String,
+    slot: Slot,
     pushed: Arc<Pushed>,
 }
 
@@ -227,7 +236,7 @@ impl Watched {
         if ear.is_over() {
             pushed.lost();
         }
-        Ok(Self { ear, key, pushed })
+        Ok(Self { ear, key, slot: redis.home(), pushed })
     }
 
     /// Looks at the key; of the next change after it Redis tells.
@@ -238,7 +247,8 @@ impl Watched {
     /// Returns when the key has changed since the last look began, or after so long; much sooner where Redis does not tell.
     pub async fn wait(&self, longest: Duration, untold: Duration) -> Result<(), StoreError> {
         let longest = if self.ear.is_told { longest } else { untold };
-        timeout(longest, self.pushed.next()).await.map_or(Ok(()), |heard| heard.map(drop))
+        let next = self.ear.next(&self.pushed, self.slot);
+        timeout(longest, next).await.map_or(Ok(()), |heard| heard.map(drop))
     }
 }
 

@@ -12,6 +12,7 @@ use herald::{
         acl::{Role, rule},
         connection::{Purpose, Redis},
         keys::PartitionKeys,
+        queries::Queries,
         registry::RegistryStore,
     },
 };
@@ -130,6 +131,22 @@ async fn the_next_master_is_followed_and_nothing_is_lost() {
     assert_eq!(merchants.delivered(), events.len());
     assert!(herald.metric("herald_lease_terms_total") > 2.0, "no master was followed");
     assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_frozen_master_once_the_sentinels_name_another() {
+    let mut own = OwnSentinels::start().await.expect("Redis and its sentinels start");
+    let (redis, keys) = (Redis::new(&own.url()).unwrap(), PartitionKeys::new(STREAM).unwrap());
+    // Nothing else ends the wait.
+    let for_ever = Purpose::Lease(Duration::from_secs(600));
+    let connect = async || Queries::new(redis.connect(for_ever).await.unwrap(), keys.clone());
+    let mut queries = connect().await;
+    let master = own.master().await.unwrap();
+    own.server(master).pause().unwrap();
+    let error = soon("the wait to end", queries.lease()).await.unwrap_err().to_string();
+    assert!(error.contains("another node serves it by now"), "{error}");
+    assert_ne!(own.master().await, Some(master));
+    assert!(soon("another connection", async { connect().await.lease().await }).await.unwrap().is_none());
 }
 
 async fn refused(url: &str) -> String {

@@ -58,10 +58,12 @@ pub enum Mutation {
     StepWithoutFence,
     DoneWhenQueued,
     LockForgotten,
+    SettledForgotten,
+    RedeliveryNotToldApart,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -101,6 +103,8 @@ impl Mutation {
         Self::StepWithoutFence,
         Self::DoneWhenQueued,
         Self::LockForgotten,
+        Self::SettledForgotten,
+        Self::RedeliveryNotToldApart,
     ];
 
     /// What is done wrong.
@@ -148,6 +152,8 @@ impl Mutation {
             Self::StepWithoutFence => "a step of an operation without a fence",
             Self::DoneWhenQueued => "a redelivery that is done when it is queued",
             Self::LockForgotten => "a new owner that does not know what could not be read",
+            Self::SettledForgotten => "an owner that forgets what was settled when its term ends",
+            Self::RedeliveryNotToldApart => "what is redelivered taken for what was redelivered before",
             Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }

@@ -312,6 +312,7 @@ impl Plan {
         plan.with_clean_stops();
         plan.with_a_lock();
         plan.with_a_registry_set_back();
+        plan.with_a_lost_tail();
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
     }
@@ -392,6 +393,32 @@ impl Plan {
         for _ in 0..chance.below(3) {
             let when = chance.within(until.saturating_sub(600), until + 600);
             self.actions.extend((0..self.workers).map(|worker| (when, Action::Stop(worker))));
+        }
+    }
+
+    /// One run in 12 has a Redis that forgets its last moment while its owner lives: what was delivered, retried and given up in it,
+    /// and redeliveries that operators ask for again.
+    fn with_a_lost_tail(&mut self) {
+        let mut chance = Chance::new(self.seed ^ 0x7a11);
+        if !chance.one_in(12) {
+            return;
+        }
+        let (endpoint, at) = (self.endpoint(&mut chance), chance.within(700, ACTIVE_MS - 700));
+        for endpoint in &mut self.endpoints {
+            endpoint.max_attempts = endpoint.max_attempts.min(3);
+        }
+        self.actions.push((at - 700, Action::Receiver { endpoint, manner: Manner::Fails }));
+        for _ in 0..4 {
+            let (intent, count) = (chance.below(self.intents.len() as u64) as usize, chance.within(1, 4) as usize);
+            self.actions.push((chance.within(at - 700, at + 200), Action::Publish { intent, count }));
+        }
+        let lost = at + chance.within(50, 400);
+        self.actions.extend([(at, Action::Snapshot), (lost, Action::RollBack)]);
+        let manner = if chance.one_in(3) { Manner::Flaky } else { Manner::Healthy };
+        self.actions.push((chance.within(at - 20, lost), Action::Receiver { endpoint, manner }));
+        for nth in 0..chance.below(3) as usize {
+            self.actions.push((chance.within(at, lost), Action::Redeliver(nth)));
+            self.actions.push((lost + chance.within(50, 600), Action::Redeliver(nth)));
         }
     }
 

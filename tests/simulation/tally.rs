@@ -13,7 +13,8 @@ pub enum Promise {
     GivenUpForCause,
     /// An endpoint that Herald pauses has more in Redis than a quota allows, and takes nothing.
     PausedForCause,
-    /// What has ended is sent again only if the end of a term can explain it.
+    /// What has ended is sent again only if the end of a term can explain it; what an owner was told to be settled never, as long as
+    /// it is the owner.
     FewDuplicates,
     /// Of two workers only the owner changes anything.
     OneOwner,

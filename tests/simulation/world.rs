@@ -7,6 +7,7 @@ pub mod operations;
 mod operators;
 mod redis;
 mod registry;
+mod settled;
 mod workers;
 
 use std::{
@@ -55,6 +56,7 @@ use super::{
 };
 use operations::{Followed, OwnerStep, StepAnswer, Working};
 use registry::{Health, REGISTRY, Registry, Snapshot};
+use settled::{Confirmed, Redelivery};
 
 /// Redis' clock at the start of a run.
 const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -219,6 +221,9 @@ struct Worker {
     lag_ms: u64,
     idle_calls: (u64, u32),
     working: Working,
+    confirmed: Confirmed,
+    /// A mutation: it was told that another has the lease which it has just got.
+    was_turned_away: bool,
 }
 
 pub struct World {
@@ -270,6 +275,10 @@ pub struct World {
     planned: u64,
     /// When somebody first asked for a letter by hand.
     asked_by_hand: BTreeMap<DeliveryId, u64>,
+    /// What somebody has asked for, so that no two ask at the same time.
+    asked: u64,
+    /// What was attempted since it was redelivered.
+    redelivered: BTreeSet<(DeliveryId, Redelivery)>,
     /// Redis' clock went back at some time.
     was_set_back: bool,
     /// Redis forgot something: what has ended may be sent again.
@@ -352,6 +361,8 @@ impl World {
             followed: BTreeMap::new(),
             planned: 0,
             asked_by_hand: BTreeMap::new(),
+            asked: 0,
+            redelivered: BTreeSet::new(),
             was_set_back: false,
             is_loosened: false,
             has_faults: plan.has_faults(),
@@ -393,6 +404,8 @@ impl World {
                 lag_ms: 0,
                 idle_calls: (0, 0),
                 working: Working::default(),
+                confirmed: Confirmed::default(),
+                was_turned_away: false,
             });
             world.after(worker as u64, Event::Restart { worker });
         }

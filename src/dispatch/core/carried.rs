@@ -1,9 +1,12 @@
-//! What a worker still knows when a term has ended: attempts in flight, and results that Redis has not confirmed. Each is
-//! remembered until its delivery is read again. Knows nothing of lanes and seats.
+//! What a worker still knows when a term has ended: attempts in flight, results that Redis has not confirmed, and those that it
+//! has confirmed lately. Each is remembered until its delivery is read again. Knows nothing of lanes and seats.
 
 use std::{hash::BuildHasher, sync::Arc};
 
-use super::{Attempted, Delivery, DeliveryId, HashMap, Token};
+use super::{
+    Attempted, Delivery, DeliveryId, HashMap, Token,
+    settled::{Settled, Which, WhichAttempt},
+};
 
 /// Results that may wait for their deliveries to be read again. Beyond it the receivers get duplicates instead.
 const MAX_RESULTS: usize = 8_192;
@@ -18,6 +21,8 @@ pub(super) struct AttemptId {
     pub delivery: DeliveryId,
     pub attempt: u32,
     pub event: Fingerprint,
+    /// The operator's mark, if it was redelivered: an attempt that died of no attempt has its number again.
+    pub redelivery: Fingerprint,
 }
 
 /// With the endpoint's revision that the attempt was made with.
@@ -32,6 +37,7 @@ pub(super) struct CarriedOver {
     attempts: HashMap<AttemptId, Carried>,
     /// What was delivered by a later attempt than its first, or from its record, for when its entry is read again.
     delivered: HashMap<(DeliveryId, Fingerprint), (Arc<Attempted>, u64)>,
+    settled: Settled,
     hasher: foldhash::fast::RandomState,
 }
 
@@ -39,7 +45,26 @@ impl CarriedOver {
     /// The next attempt of a delivery.
     pub fn id_of(&self, delivery: &Delivery) -> AttemptId {
         let event = self.hasher.hash_one(&delivery.body[..]);
-        AttemptId { delivery: delivery.id.clone(), attempt: delivery.next_attempt(), event }
+        let count = delivery.redelivered.len();
+        let redelivery = delivery.redelivered.last().map_or(0, |mark| self.hasher.hash_one((count, mark)));
+        AttemptId { delivery: delivery.id.clone(), attempt: delivery.next_attempt(), event, redelivery }
+    }
+
+    fn which(&self, id: &AttemptId) -> WhichAttempt {
+        let hash = self.hasher.hash_one((&id.delivery.endpoint, id.event));
+        let of = Which { entry: id.delivery.entry, hash };
+        WhichAttempt { of, redelivery: id.redelivery, number: id.attempt }
+    }
+
+    /// Redis has confirmed what came of it. `is_last`: a dead letter.
+    pub fn confirm(&mut self, now: u64, id: &AttemptId, attempted: &Arc<Attempted>, revision: u64, is_last: bool) {
+        let which = self.which(id);
+        self.settled.confirm(now, which, attempted, revision, is_last);
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: u64) {
+        self.settled.tick(now);
     }
 
     /// It is in flight.
@@ -65,16 +90,22 @@ impl CarriedOver {
 
     /// What is known of the next attempt of a delivery, once.
     pub fn take(&mut self, delivery: &Delivery) -> Option<Carried> {
-        if self.attempts.is_empty() && self.delivered.is_empty() {
+        let may_be_settled = self.settled.may_know(delivery.id.entry);
+        if self.attempts.is_empty() && self.delivered.is_empty() && !may_be_settled {
             return None;
         }
         let id = self.id_of(delivery);
-        self.attempts.remove(&id).or_else(|| {
+        let settled = may_be_settled.then(|| self.which(&id));
+        let unconfirmed = self.attempts.remove(&id).or_else(|| {
             let of_event = (id.delivery, id.event);
             let (ended, _) = self.delivered.get(&of_event)?;
             // What another owner or an operator has taken further since then is still owed.
             let is_done = id.attempt <= ended.report.number && delivery.redelivered.is_empty();
             let (ended, revision) = is_done.then(|| self.delivered.remove(&of_event)).flatten()?;
+            Some(Carried::Ended(ended, revision))
+        });
+        unconfirmed.or_else(|| {
+            let (ended, revision) = self.settled.recalls(settled?)?;
             Some(Carried::Ended(ended, revision))
         })
     }
@@ -102,12 +133,19 @@ impl CarriedOver {
     }
 
     pub fn forget_results(&mut self) {
+        self.settled.forget_recalled();
         self.delivered.clear();
         self.attempts.retain(|_, carried| matches!(carried, Carried::Flying(..)));
     }
 
-    /// Drops the results if they are too many.
-    pub fn limit(&mut self) {
+    /// Somebody wants to have again what was settled.
+    pub fn forget_settled(&mut self) {
+        self.settled.forget();
+    }
+
+    /// What is known of this term is for those that follow. Drops the results if they are too many.
+    pub fn end_term(&mut self) {
+        self.settled.recall();
         if self.attempts.len() > MAX_RESULTS {
             self.attempts.retain(|_, carried| matches!(carried, Carried::Flying(..)));
         }

@@ -1,5 +1,7 @@
 //! What becomes of a delivery whose attempt has ended: delivered, tried again, or a dead letter.
 
+use std::time::Duration;
+
 use super::{
     About, Arc, AttemptResult, Attempted, Chain, Core, CoreErrand, CoreHappening, DeadLetter, DeadReason, Delivery,
     EndLine, Fate, Item, JobId, LetterFacts, LineOf, LogLine, Op, Origin, Outcome, Place, RECORD_SCHEMA, SentRequest,
@@ -31,7 +33,14 @@ impl Core {
         found.flight = None;
         let lane = &mut self.lanes[found.lane];
         let outcome = attempted.report.outcome.clone();
-        let fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
+        let mut fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
+        // From when it ended, which was in an earlier term if it was carried over.
+        if let Fate::RetryAfter(pause) = &mut fate
+            && self.may_expire
+        {
+            let ended_ms = attempted.report.at_ms.saturating_add(attempted.report.timing.total_us / 1_000);
+            *pause = pause.saturating_sub(Duration::from_millis(redis_ms.saturating_sub(ended_ms)));
+        }
         let line = LogLine::write(&found.delivery, &attempted.report);
         let revision = found.revision;
         let is_recorded = found.origin != Origin::Fresh;
@@ -39,7 +48,8 @@ impl Core {
             .telling
             .settled
             .then(|| Arc::new(Self::settled_attempt(&found.delivery, lane.endpoint(), &attempted, &fate)));
-        let result = AttemptResult { of, attempted: attempted.clone(), revision, is_recorded, told };
+        let is_last = matches!(fate, Fate::Dead(_));
+        let result = AttemptResult { of, attempted: attempted.clone(), revision, is_recorded, is_last, told };
         if outcome == Outcome::Gone
             && let Some(endpoint) = lane.endpoint()
             && endpoint.revision == revision

@@ -97,6 +97,7 @@ impl Core {
             self.term.again.pop_first();
             self.queues_again(now, job);
         }
+        self.carried.tick(now);
         self.tell_of_ours(now);
         self.let_lanes_leave(now);
         while let Some(std::cmp::Reverse((alarm_at, at))) = self.term.alarms.peek().copied()

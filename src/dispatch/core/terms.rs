@@ -1,4 +1,4 @@
-//! The end of a term and what survives it: attempts in flight, and results that were not confirmed.
+//! The end of a term and what survives it: attempts in flight, results that were not confirmed, and those of late that were.
 
 use super::{AttemptResult, Carried, Core, CoreTerm, EntryId, Job, JobId, Lane, LineOf, Op, Origin, Token};
 
@@ -18,7 +18,7 @@ impl Core {
             let Job { delivery, revision, .. } = &jobs[&job];
             self.carried.fly(self.carried.id_of(delivery), token, *revision);
         }
-        self.carried.limit();
+        self.carried.end_term();
         self.shares.forget_waiters();
         self.lanes.values_mut().for_each(Lane::reset);
     }
@@ -77,6 +77,12 @@ impl Core {
     pub fn forget_carried(&mut self) {
         self.forget_flights();
         self.carried.forget_results();
+        self.carried.forget_settled();
+    }
+
+    /// An operator has set the reading back: what was settled is to be sent again.
+    pub fn forget_settled(&mut self) {
+        self.carried.forget_settled();
     }
 
     /// Its record, left by an earlier owner, was claimed before its entry was read again.

@@ -221,6 +221,7 @@ impl<D: Directory> Partition<D> {
         if from == ReadFrom::New && entries.first().is_some_and(|first| first.id <= self.term.last_read) {
             // What comes at or before the last entry read is not new: an operator has set the group back.
             self.term.suspect_until = self.term.suspect_until.max(self.term.last_read);
+            self.core.forget_settled();
         }
         let last = entries.last().map(|entry| entry.id);
         let mut bytes = 0;

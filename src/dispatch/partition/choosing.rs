@@ -388,7 +388,7 @@ impl<D: Directory> Partition<D> {
         }
         if now >= self.term.expire_at {
             self.term.expire_at = now + EXPIRE_EVERY_MS;
-            if self.term.pending_after.is_some() {
+            if self.term.pending_after.is_some() || self.is_held_up {
                 self.term.remember_until = now + REMEMBER_MS;
             } else if now >= self.term.remember_until {
                 self.core.forget_results();

@@ -59,6 +59,7 @@ impl World {
                 self.wrong(Promise::FewDuplicates, || format!("{} has ended and goes again", send.delivery.id));
             }
         }
+        self.is_not_settled(worker, &send.delivery, event);
         if self.duplicates > self.allowance {
             self.wrong(Promise::FewDuplicates, || {
                 "there are more duplicates than deliveries were in flight at the ends of terms".to_owned()

@@ -201,7 +201,9 @@ impl World {
     }
 
     pub(super) fn ask(&mut self, asked: Asked) {
-        self.model.ask(asked, serde_json::to_vec(&mark()).unwrap().into());
+        self.asked += 1;
+        let mark = Mark { at_ms: self.asked, ..mark() };
+        self.model.ask(asked, serde_json::to_vec(&mark).unwrap().into());
         self.wake_all();
     }
 

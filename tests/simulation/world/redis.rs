@@ -4,6 +4,7 @@ use super::*;
 
 impl World {
     pub(super) fn apply(&mut self, call: &Call) -> Result<Answer, Failure> {
+        let finished = self.finishes_redelivered(call);
         self.model.registry_last = (self.health != Health::Gone).then_some(self.registry.last);
         let answer = match self.refusal(call) {
             Some(_) if self.mutation == Some(Mutation::RefusedChangeForgotten) => {
@@ -30,6 +31,7 @@ impl World {
             }
             _ => {}
         }
+        self.were_attempted(finished);
         if let Call::Settle { settlement, .. } = call {
             let mut taken = BTreeSet::new();
             for item in &settlement.items {

@@ -42,6 +42,7 @@ impl World {
             partition.set_quotas(if self.is_healed { Quotas::default() } else { self.plan.quotas });
         }
         found.redis = [self.redis; 2];
+        found.confirmed = Confirmed::default();
         found.working = Working::default();
         let life = found.life;
         found.wake_at = u64::MAX;
@@ -185,6 +186,9 @@ impl World {
                 self.wrong(Promise::Bounded, || format!("worker {worker} reads much while Redis is nearly full"));
             }
         }
+        if let Call::Settle { settlement, .. } = &call {
+            self.workers[worker].confirmed.sends(settlement);
+        }
         let connection = &mut self.workers[worker].redis[slot as usize];
         let (gives_up, there) = (self.chance.within(20, 300), self.chance.below(3));
         let unknown = |world: &mut Self, ms, why: &str| {
@@ -272,11 +276,20 @@ impl World {
         {
             last.stamp = self.workers[worker].snapshot.view().last.stamp;
         }
+        if let Slot::Main = slot {
+            self.hears_of_settled(worker, &mut answer);
+        }
         if self.mutation == Some(Mutation::AccountIgnored)
             && let Ok(Answer::Claimed { kept, .. } | Answer::Heads { kept, .. } | Answer::Backlog { kept, .. }) =
                 &mut answer
         {
             kept.iter_mut().for_each(|kept| self.takes_for_its_own(kept));
+        }
+        if self.mutation == Some(Mutation::RedeliveryNotToldApart)
+            && let Ok(Answer::Claimed { kept, .. } | Answer::Heads { kept, .. } | Answer::Backlog { kept, .. }) =
+                &mut answer
+        {
+            kept.iter_mut().for_each(settled::forget_when);
         }
         let now = self.local(worker);
         let bucket = self.now / 1_000;
