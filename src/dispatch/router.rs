@@ -105,6 +105,8 @@ struct Part {
     gap: Option<EntryId>,
     /// How many entries had been read when it was last as far as the foremost.
     read: u64,
+    /// The first entry that was read after that: between that and what it has there may be a long silence.
+    lacks: Option<EntryId>,
     told_at: u64,
     pause_ms: u64,
     is_down_until: u64,
@@ -126,6 +128,7 @@ impl Part {
             sent: None,
             gap: None,
             read: 0,
+            lacks: None,
             told_at: 0,
             pause_ms: 0,
             is_down_until: 0,
@@ -299,7 +302,10 @@ impl Router {
         let is_front = end > self.front || from >= self.front;
         if is_front {
             let (read, front) = (self.read, self.front);
-            self.parts.iter_mut().filter(|part| part.passed >= front).for_each(|part| part.read = read);
+            for part in self.parts.iter_mut().filter(|part| part.passed >= front) {
+                part.read = read;
+                part.lacks = page.entries.iter().map(|entry| entry.id).find(|id| *id > part.passed);
+            }
             self.read += page.entries.iter().filter(|entry| entry.id > self.front).count() as u64;
             self.oldest_ms = page.entries.first().and_then(|entry| entry.id.age_ms(page.now_ms));
             self.has_more = page.has_more;
@@ -443,10 +449,11 @@ impl Router {
 
     /// How long the oldest entry waits that not all of its parts have.
     pub fn lag_ms(&self, now: u64) -> u64 {
-        let hindmost = self.parts.iter().map(|part| part.routed.map_or(self.route.barrier, |_| part.passed)).min();
+        let behind = self.parts.iter().filter(|part| part.passed < self.front);
+        let oldest = behind.map(|part| part.lacks.map_or(part.passed, |lacks| lacks.max(part.passed))).min();
         let redis_ms = self.now_ms + now.saturating_sub(self.heard_at);
-        match hindmost {
-            Some(at) if at < self.front => at.age_ms(redis_ms).unwrap_or(0),
+        match oldest {
+            Some(at) => at.age_ms(redis_ms).unwrap_or(0),
             _ if self.has_more || self.parts.iter().any(|part| part.sent.is_some()) => self.oldest_ms.unwrap_or(0),
             _ => 0,
         }

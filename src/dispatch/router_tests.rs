@@ -131,6 +131,22 @@ fn a_part_that_is_away_holds_only_its_own_entries_until_it_is_too_far_behind() {
     assert_eq!((town.router.lag_ms(town.now), town.router.parts_down()), (0, 0));
 }
 
+/// What a part waits for is as old as that, and not as what came before a silence.
+#[test]
+fn after_a_quiet_night_a_part_that_is_away_is_not_late_by_that_night() {
+    let mut town = Town::new(MAX_APART);
+    town.drive();
+    (0..PARTS).for_each(|part| town.publish(part));
+    town.live(1_000);
+    town.now += 8 * 3_600_000;
+    town.are_up[1] = false;
+    town.stream.stream.last_generated.ms = 1_000_000 + town.now;
+    (0..PARTS).for_each(|part| town.publish(part));
+    town.live(2_000);
+    assert_eq!(town.taken(), [2, 1, 2]);
+    assert!((1_500..4_000).contains(&town.router.lag_ms(town.now)), "{} ms", town.router.lag_ms(town.now));
+}
+
 /// While one has much to catch up with, what is new for the others does not wait for that.
 #[test]
 fn who_catches_up_takes_turns_with_the_others() {

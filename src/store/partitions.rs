@@ -57,6 +57,20 @@ pub async fn seen(connection: &Connection, root: &str) -> Result<(Layout, BTreeM
     Ok((layout, away))
 }
 
+/// The streams that this one is a part of, the next one first.
+pub async fn above(connection: &Connection, part: &str) -> Result<Vec<PartitionKeys>, StoreError> {
+    let (mut above, mut stream) = (Vec::new(), part);
+    while let Some((parent, number)) = stream.rsplit_once(':') {
+        let (Ok(keys), Ok(number)) = (PartitionKeys::new(parent), number.parse::<u32>()) else { break };
+        match mode(connection.clone(), parent).await? {
+            Mode::Routed { parts, .. } if number < parts => above.push(keys),
+            _ => break,
+        }
+        stream = parent;
+    }
+    Ok(above)
+}
+
 /// What becomes of the entries of this stream alone.
 pub async fn mode(mut connection: Connection, stream: &str) -> Result<Mode, StoreError> {
     let subject = Subject("ask for the mode of", stream);

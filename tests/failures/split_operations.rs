@@ -7,7 +7,7 @@ use crate::{
     merchants::Reply,
     process::Setup,
     support::until,
-    world::{Event, World},
+    world::{Event, PREFIX, World},
 };
 
 const ACCOUNTS: usize = 8;
@@ -139,4 +139,30 @@ async fn a_replay_takes_what_the_history_kept_to_the_part_of_its_account() {
     assert_eq!(world.merchants.log().of("ep_3").count(), 2 * LETTERS);
     assert_eq!(world.merchants.log().of("ep_2").count(), LETTERS);
     assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_takes_what_the_stream_above_has_in_quarantine() {
+    let world = World::new().await;
+    let accounts = world.register_many(ACCOUNTS).await;
+    // To this Herald some events are none, and it puts them aside before the stream is split.
+    let strict = setup(&world, &Place::None).env("HERALD_EVENTS_STRICT", "true").start();
+    strict.until_owner().await;
+    let odd = |n: usize| Event::new(9_000_000 + n, &accounts[n % 2 + 1], &format!("pi_{n}"), "Woven");
+    world.publish(&(0..4).map(odd).collect::<Vec<_>>()).await;
+    let quarantine = format!("{PREFIX}quarantine");
+    world.until_key("quarantined", &["XLEN", &quarantine], |length| length == 4).await;
+    answer(&world, &["repartition", "--into", "4", "--yes", "--reason", "more workers"]);
+    strict.until_metric("herald_partition_owned", |owned| owned == 5.0).await;
+    answer(&world, &["endpoint", "delete", "ep_1", "--yes", "--reason", "they leave"]);
+    let plan = ["operation", "plan", "erase", "--account", &accounts[1], "--reason", "they asked for it"];
+    let id = answer(&world, &plan)["id"].as_str().unwrap().to_owned();
+    answer(&world, &["operation", "start", &id, "--reason", "now"]);
+    world.until_key("theirs to be gone", &["XLEN", &quarantine], |length| length == 2).await;
+    let left = answer(&world, &["quarantine", "list"]).to_string();
+    assert!(
+        !left.contains("evt_9000000") && left.matches("evt_9000001").count() + left.matches("evt_9000003").count() > 0,
+        "{left}"
+    );
+    assert!(strict.stop().await.success());
 }

@@ -18,7 +18,10 @@ use crate::{
         connection::{Script, ScriptCall, Subject},
         entries::Entries,
         error::StoreError,
+        keys::PartitionKeys,
+        partitions,
         protocol::GROUP,
+        queries::Queries,
         requests::Requests,
         watch,
     },
@@ -116,6 +119,16 @@ impl Work {
 
     pub fn requests(&self) -> Requests {
         Requests::new(self.connection.clone(), self.keys.clone())
+    }
+
+    /// The streams that this one is a part of, the next one first: how to look into each and to ask its owner.
+    pub async fn above(&self) -> Result<Vec<(Queries, Requests)>, StoreError> {
+        let above = partitions::above(&self.connection, self.keys.stream()).await?;
+        let of = |keys: PartitionKeys| {
+            let queries = Queries::new(self.connection.clone(), keys.clone());
+            (queries, Requests::new(self.connection.clone(), keys))
+        };
+        Ok(above.into_iter().map(of).collect())
     }
 
     /// Has Redis write its append-only file afresh, if it has one. False while it does so already: that began with what was there

@@ -29,6 +29,7 @@ use crate::{
         },
         protocol::Asked,
         queries::{DeadCursor, DeadFilter, DeadOrder, Quarantined, Queries},
+        requests::Requests,
     },
 };
 
@@ -77,7 +78,9 @@ enum Place {
     Entries {
         after: EntryId,
     },
+    /// The stream's own, then those of the streams above it, whose owners are asked.
     Quarantine {
+        of: usize,
         after: Option<EntryId>,
     },
     Records(Records),
@@ -111,6 +114,8 @@ pub struct Erasure {
     place: Place,
     /// Something was found since the last look through all places.
     has_found: bool,
+    /// The streams that this one is a part of, once they were asked for.
+    above: Option<Vec<(Queries, Requests)>>,
     database: Option<Eraser>,
     /// The database's files are written afresh, which others need not wait for.
     settling: Option<JoinHandle<Result<bool, HistoryError>>>,
@@ -133,6 +138,7 @@ impl Erasure {
             order,
             place: Place::Letters { after: None },
             has_found: false,
+            above: None,
             database: None,
             settling: None,
             history_at: None,
@@ -238,7 +244,7 @@ impl Erasure {
         let mut page = means.store.entries().after(after, ENTRIES).await?;
         page.retain(|entry| entry.id <= until);
         let Some(last) = page.last().map(|entry| entry.id) else {
-            self.place = Place::Quarantine { after: None };
+            self.place = Place::Quarantine { of: 0, after: None };
             return Ok(Erasing::Moved);
         };
         let own: Vec<EntryId> =
@@ -256,17 +262,28 @@ impl Erasure {
     }
 
     async fn quarantine(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
-        let Place::Quarantine { after } = &self.place else { return Ok(Erasing::Moved) };
-        let (found, next) = means.queries.quarantine(*after, ENTRIES).await?;
+        let Place::Quarantine { of, after } = self.place else { return Ok(Erasing::Moved) };
+        if self.above.is_none() {
+            self.above = Some(means.store.above().await?);
+        }
+        let above = self.above.as_deref_mut().unwrap_or_default();
+        let streams = 1 + above.len();
+        let own = means.store.requests();
+        let (queries, requests) = match of.checked_sub(1).and_then(|at| above.get_mut(at)) {
+            None => (&mut *means.queries, &own),
+            Some((queries, requests)) => (queries, &*requests),
+        };
+        let (found, next) = queries.quarantine(after, ENTRIES).await?;
         let why = why_of(&self.order.why, &self.order.operation);
-        let own = |one: &&Quarantined| one.entry <= self.order.last && is_event_of(&one.body, &self.order.account);
-        for one in found.iter().filter(own) {
+        let is_own = |one: &&Quarantined| one.entry <= self.order.last && is_event_of(&one.body, &self.order.account);
+        for one in found.iter().filter(is_own) {
             self.has_found = true;
             let mark = Mark { by: self.order.by.clone(), why: why.clone(), at_ms: clock::wall_ms() };
-            means.store.requests().ask(&Asked::DiscardQuarantined(one.entry), &mark).await?;
+            requests.ask(&Asked::DiscardQuarantined(one.entry), &mark).await?;
         }
         self.place = match next {
-            Some(next) => Place::Quarantine { after: Some(next) },
+            Some(next) => Place::Quarantine { of, after: Some(next) },
+            None if of + 1 < streams => Place::Quarantine { of: of + 1, after: None },
             None => Place::Records(Records { next: Some(0), ..Records::default() }),
         };
         Ok(Erasing::Moved)
