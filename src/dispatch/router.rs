@@ -263,7 +263,8 @@ impl Router {
     fn trimming(&self) -> Option<Trimming> {
         let safe = self.parts.iter().map(|part| part.confirmed).min()??;
         let highest = self.parts.iter().filter_map(|part| part.routed).max()?;
-        (safe > self.route.barrier).then_some(Trimming { safe, highest })
+        // Behind the barrier nothing may ever come, and whoever waits for what is before it must hear that all of that has passed.
+        (safe >= self.route.barrier && safe > EntryId::ZERO).then_some(Trimming { safe, highest })
     }
 
     /// Where to read next: behind the hindmost of those that take something, in turn with the front.
