@@ -845,14 +845,7 @@ async fn what_was_trimmed_before_it_was_read_is_counted() {
     let seen = owner.gauges().await;
     assert_eq!((seen.behind, seen.trimmed_unread, seen.pending, seen.group), (3, 5, 2, true));
 
-    owner.redis.command::<redis::Value>(&["XREADGROUP", "GROUP", "herald", "x", "STREAMS", STREAM, ">"]).await;
-    owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "1"]).await;
-    match owner.call(Call::ClaimForeign { term: owner.term(), max: 10 }).await {
-        Answer::ClaimedForeign { count, lowest } => assert!(count == 3 && lowest.is_some()),
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(owner.gauges().await.foreign_trimmed, 2);
-
+    owner.read(10).await;
     // Reading on does not make it forgotten, nor does an emptied stream.
     assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (0, 5));
     owner.publish(b"{}").await;
@@ -861,6 +854,21 @@ async fn what_was_trimmed_before_it_was_read_is_counted() {
     assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (0, 6));
     owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "0"]).await;
     assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (0, 6));
+}
+
+#[tokio::test]
+async fn what_a_stranger_had_taken_and_was_trimmed_is_counted() {
+    let owner = Owner::start().await;
+    for _ in 0..3 {
+        owner.publish(b"{}").await;
+    }
+    owner.redis.command::<redis::Value>(&["XREADGROUP", "GROUP", "herald", "x", "STREAMS", STREAM, ">"]).await;
+    owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "1"]).await;
+    match owner.call(Call::ClaimForeign { term: owner.term(), max: 10 }).await {
+        Answer::ClaimedForeign { count, lowest } => assert!(count == 3 && lowest.is_some()),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(owner.gauges().await.foreign_trimmed, 2);
 }
 
 /// Redis 7.0 does not keep in its file how much a group has read, so Herald has it do so.

@@ -25,6 +25,9 @@ use super::{Owned, POLL, Usage, free_port};
 /// slower has failed.
 const START: Duration = Duration::from_secs(60);
 
+/// Names the program that is started instead of `redis-server`: another Redis, or Valkey.
+const SERVER: &str = "HERALD_TEST_SERVER";
+
 /// Ports to try: another program may take one between its choice and its use.
 const TRIES: usize = 5;
 
@@ -184,7 +187,8 @@ async fn launch(
     directives: &[(String, String)],
     environment: &[(String, String)],
 ) -> Result<Result<Owned>> {
-    let mut command = Command::new("redis-server");
+    let server = std::env::var_os(SERVER).unwrap_or_else(|| "redis-server".into());
+    let mut command = Command::new(&server);
     let sentinel = folder.join(SENTINEL);
     if sentinel.exists() {
         command.arg(sentinel).arg("--sentinel");
@@ -203,7 +207,8 @@ async fn launch(
         Ok(process) => process,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             bail!(
-                "there is no redis-server on this machine; install it (Debian, Ubuntu: apt-get install redis-server) or use `make demo`"
+                "there is no {} on this machine; install it (Debian, Ubuntu: apt-get install redis-server) or use `make demo`",
+                server.display()
             )
         }
         Err(error) => return Err(error).context("cannot start redis-server"),
