@@ -109,7 +109,20 @@ impl Town {
             registry.create(endpoint, &mark()).await.unwrap();
             accounts.push(account);
         }
+        self.until_replicated(RegistryKeys::slot().number(), "herald:{herald}:waited-for").await;
         accounts
+    }
+
+    /// A replica of the node that serves this slot has all that was written there.
+    async fn until_replicated(&self, slot: u16, key: &str) {
+        let node = self.cluster.master_of(slot).await.unwrap();
+        let mut connection = self.connection(node).await.unwrap();
+        redis::pipe().set(key, 1).del(key).exec_async(&mut connection).await.unwrap();
+        until("a replica to have it", async || {
+            let wait = redis::cmd("WAIT").arg(1).arg(1_000).to_owned();
+            wait.query_async::<u64>(&mut connection.clone()).await.unwrap() > 0
+        })
+        .await;
     }
 
     /// To one node of the Cluster. It is no client of a Cluster.

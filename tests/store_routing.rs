@@ -569,7 +569,9 @@ impl Walk {
                 match said {
                     Appended::Done { .. } => {}
                     Appended::At(at) => open.push((one, at)),
-                    Appended::Gated { .. } | Appended::Open => return HandedOver::Refused { part: one.part },
+                    Appended::Gated { .. } | Appended::Open | Appended::Partly(_) => {
+                        return HandedOver::Refused { part: one.part };
+                    }
                 }
             }
         }

@@ -377,6 +377,10 @@ impl Router {
                     self.oldest_ms = None;
                 }
             }
+            Ok(Appended::Partly(at)) => {
+                part.at(at);
+                self.has_more = true;
+            }
             // Nothing was written, so no replica has confirmed anything.
             Ok(Appended::At(at)) => {
                 if part.routed.is_some() {

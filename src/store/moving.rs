@@ -201,7 +201,7 @@ impl PartsStore {
                 match appended(answer?).map_err(|why| unexpected(handed, why))? {
                     Appended::Done { .. } => {}
                     Appended::At(at) => behind.push((handed, at)),
-                    Appended::Gated { .. } | Appended::Open => {
+                    Appended::Gated { .. } | Appended::Open | Appended::Partly(_) => {
                         return Ok(HandedOver::Refused { part: handed.part });
                     }
                 }

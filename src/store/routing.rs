@@ -162,6 +162,8 @@ pub struct Batch {
 pub enum Appended {
     /// It has taken all of it; the last of them got this id.
     Done { count: u64, last: Option<EntryId> },
+    /// Its Redis is full, and it has taken what there was up to here.
+    Partly(EntryId),
     /// Nothing of it: it has taken, or passed, what there was up to here.
     At(EntryId),
     /// It is to be filled by another split.
@@ -536,9 +538,19 @@ impl Appending {
         // are, and until that is known nothing goes anywhere: it waits for nobody.
         let timeout_ms = if is_new || wired.are_behind { SHORT_WAIT_MS } else { self.timeout.as_millis() as u64 };
         let then = (self.wanted > 0).then(|| wait(self.wanted, timeout_ms));
-        let subject = Subject("pass entries on to the parts of", &self.node);
-        let (answers, here) = wired.connection.run_each(subject, &calls, is_new, then.as_ref()).await?;
-        let are_here = here.unwrap_or(0) >= u64::from(self.wanted);
+        let subject = Subject("pass entries on to", self.names.first().map_or("", PartitionKeys::stream));
+        let (mut answers, here) = wired.connection.run_each(subject, &calls, is_new, then.as_ref()).await?;
+        let mut here = here.unwrap_or(0);
+        let is_full = |at: &usize| matches!(answers[*at], Err(StoreError::OutOfMemory { .. }));
+        let full: Vec<usize> = (0..answers.len()).filter(is_full).collect();
+        if !full.is_empty() {
+            let some: Vec<_> =
+                full.iter().map(|at| append_some(&self.names[*at], &self.route, &self.batches[*at])).collect();
+            let (again, of_some) = wired.connection.run_each(subject, &some, true, then.as_ref()).await?;
+            here = here.min(of_some.unwrap_or(0));
+            full.into_iter().zip(again).for_each(|(at, answer)| answers[at] = answer);
+        }
+        let are_here = here >= u64::from(self.wanted);
         wired.are_behind = !are_here && !is_new;
         if wired.are_behind {
             unconfirmed(Replicated::Routed, calls.len());
@@ -559,9 +571,25 @@ pub(super) fn append(
     barrier: Option<EntryId>,
     batch: &Batch,
 ) -> ScriptCall<'static> {
-    let call = APPEND.keys(&[keys.stream(), &keys.routed(), &keys.gate(), &keys.places()]).arg(token);
+    giving(&APPEND, "", keys, token, barrier, batch)
+}
+
+/// The same to a part whose Redis is full: it takes a little of it, once it is done with what it has.
+fn append_some(keys: &PartitionKeys, route: &Route, batch: &Batch) -> ScriptCall<'static> {
+    giving(&APPEND_SOME, MOST_IF_FULL, keys, &route.token, Some(route.barrier), batch)
+}
+
+fn giving(
+    script: &'static Script,
+    most: &str,
+    keys: &PartitionKeys,
+    token: &str,
+    barrier: Option<EntryId>,
+    batch: &Batch,
+) -> ScriptCall<'static> {
+    let call = script.keys(&[keys.stream(), &keys.routed(), &keys.gate(), &keys.places()]).arg(token);
     let call = call.arg(barrier.map_or_else(String::new, |barrier| barrier.to_string()));
-    let call = call.text(batch.after).text(batch.up_to);
+    let call = call.text(batch.after).text(batch.up_to).arg(most).arg(GROUP);
     batch.entries.iter().fold(call, |call, entry| call.arg(&entry.head[..]).arg(&entry.text[..]))
 }
 
@@ -586,6 +614,7 @@ pub(super) fn appended(answer: Value) -> Result<Appended, String> {
         [word, at] if word == "AT" => Ok(Appended::At(id(at)?)),
         [word, token] if word == "GATED" => Ok(Appended::Gated { token: token.clone() }),
         [word] if word == "OPEN" => Ok(Appended::Open),
+        [word, at] if word == "SOME" => Ok(Appended::Partly(id(at)?)),
         other => Err(format!("{other:?} is no answer to a batch")),
     }
 }
@@ -623,6 +652,15 @@ fn page(value: Value) -> Result<Result<Page, String>, String> {
         Err(_) => Ok(Ok(Page { now_ms, has_more, of_stream, cursor, entries })),
     }
 }
+
+/// What a part is given at a time while its Redis is full.
+const MOST_IF_FULL: &str = "16";
+
+static APPEND_SOME: LazyLock<Script> = LazyLock::new(|| {
+    let file = ["#!lua flags=allow-oom\n", include_str!("scripts/append.lua")].concat().replacen("\n#!lua\n", "\n", 1);
+    let shared = [include_str!("scripts/shared.lua"), include_str!("scripts/partition_shared.lua")];
+    Script::assembled("append_some", &file, &shared)
+});
 
 scripts! {
     ROUTE_READ = "route_read" with "passing",

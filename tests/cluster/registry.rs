@@ -9,7 +9,10 @@ fn registry_slot() -> u16 {
 /// As its user, to whichever node serves it.
 async fn registry(town: &Town) -> RegistryStore {
     let url = town.cluster.url_of_all().replace("://", "://herald:secret@");
-    RegistryStore::connect(&Redis::new(&url).unwrap()).await.unwrap()
+    let redis = Redis::new(&url).unwrap();
+    // The node that is asked first may still name one that is dead.
+    until("the registry's node to be found", async || RegistryStore::connect(&redis).await.is_ok()).await;
+    RegistryStore::connect(&redis).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

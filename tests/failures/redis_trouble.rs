@@ -334,3 +334,23 @@ async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
     world.merchants.until_delivered(10).await;
     world.merchants.assert_sound();
 }
+
+/// What is passed on needs room, and what is delivered makes some: so each part is given a little at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_with_a_stream_that_is_split_empties_itself() {
+    let world = World::new().await;
+    let accounts = world.register_many(8).await;
+    let setup = || world.setup().env("HERALD_PARTITIONS", "4");
+    let herald = setup().start();
+    herald.until_metric("herald_partition_owned", |owned| owned == 5.0).await;
+    assert!(herald.stop().await.success());
+    let events = lives(61, &accounts, 800);
+    world.publish(&events).await;
+    world.redis.command::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    world.redis.set_maxmemory(1).await;
+    let herald = setup().start();
+    world.merchants.until_delivered(events.len()).await;
+    world.merchants.assert_sound();
+    assert_eq!(world.merchants.log().duplicates(), 0);
+    assert!(herald.stop().await.success());
+}

@@ -370,7 +370,7 @@ impl World {
             match model.take_pending(token, &batch) {
                 Appended::Done { .. } => break,
                 Appended::At(at) => after = at,
-                Appended::Gated { .. } | Appended::Open => return false,
+                Appended::Gated { .. } | Appended::Open | Appended::Partly(_) => return false,
             }
         }
         let took = handed.items.is_empty() || model.adopt(token, &handed.items) == Took::All;

@@ -2,9 +2,12 @@
 -- Gives entries of a routed stream to one of its parts, each once: only if that has taken or passed everything up to `after`.
 -- KEYS    1 the part's stream  2 routed  3 gate  4 places
 -- ARGV    1 token of the split  2 its barrier, or '' while it hands over: then the gate stays  3 after  4 up to which entry of the stream above this is all
---         5… of each entry: head and text as `route_read.lua` gives them
+--         5 '', or for a Redis that is full how many entries it may take at most  6 its own group
+--         7… of each entry: head and text as `route_read.lua` gives them
 -- Answer  {'OK', entries, the id of the last of them or ''} | {'AT', what it has taken or passed up to} | {'GATED', token of another split}
---         | {'OPEN'}: what was to be handed over to it is there, and it has begun
+--         | {'OPEN'}: what was to be handed over to it is there, and it has begun | {'SOME', what it has taken up to}
+-- Flags   none; and allow-oom for a Redis that is full. What is delivered makes room, here and in the stream above, but what cannot be passed on is
+--         never delivered: so a part gets a little once it is done with what it has, and no more.
 
 local stream, places, token, barrier, after_id, upto = KEYS[1], KEYS[4], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 require_types(stream, 'stream', KEYS[2], 'string', KEYS[3], 'string', places, 'zset')
@@ -36,6 +39,27 @@ if gate and not hands_over then
 end
 if at ~= after_id then
   return {'AT', at}
+end
+
+local most = tonumber(ARGV[5])
+
+-- Something waits to be read, or to be done with.
+local function is_busy()
+  local last = last_id()
+  if last == '0-0' then
+    return false
+  end
+  for _, flat in ipairs(call('XINFO', 'GROUPS', stream)) do
+    local group = by_name(flat)
+    if group.name == ARGV[6] then
+      return group.pending > 0 or group['last-delivered-id'] ~= last
+    end
+  end
+  return true
+end
+
+if most and #ARGV > 6 and is_busy() then
+  error({err = 'OOM and it is not done with what it has'})
 end
 
 local function unpacked(lengths, text)
@@ -77,7 +101,11 @@ local function add(id, fields)
 end
 
 local count, done, newest = 0, after_id, nil
-for i = 5, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
+  if count == most then
+    call('SET', KEYS[2], done)
+    return {'SOME', done}
+  end
   local head, text = ARGV[i], ARGV[i + 1]
   local id, lengths, place, only = head, '', '', ''
   if find(head, ':', 1, true) then
