@@ -21,7 +21,7 @@ use crate::{
         connection::Connection,
         keys::PartitionKeys,
         moving::{Left, left_in, why_not_split},
-        partitions::mode,
+        partitions::{mode, no_such_part},
         protocol::Asked,
     },
     surface::{Context, VerbError, audited, note, words},
@@ -64,6 +64,9 @@ pub async fn run(context: &Context, args: RepartitionArgs) -> anyhow::Result<()>
     let Some(into) = into else { return cancel(context, &keys, &consent).await };
     Split::new(stream, &[into]).map_err(|error| VerbError::Usage(error.to_string()))?;
     let mut connection = context.connect().await?;
+    if let Some(why) = no_such_part(&connection, stream).await? {
+        return Err(VerbError::NotFound(why).into());
+    }
     match mode(connection.clone(), stream).await? {
         Mode::Worked => {}
         Mode::Splitting { parts, .. } if parts == into => {

@@ -57,6 +57,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
         Ok(server) => {
             reach(&mut findings, observed, server);
             durability(&mut findings, server);
+            replicas(&mut findings, server, observed.limits.replicas_wanted);
             if let Some(look) = observed.intents {
                 intents::judge(&mut findings, server, look, &observed.limits);
             }
@@ -128,6 +129,17 @@ fn reach(findings: &mut Findings, observed: &Observed, server: &Server) {
             "redis",
             format!("Redis {} at {address}, up {up}, answers in {}", info.version, span(server.round_trip_ms)),
         );
+    }
+}
+
+fn replicas(findings: &mut Findings, server: &Server, wanted: u8) {
+    let there = server.info.connected_replicas;
+    if there < u64::from(wanted) {
+        let says = format!(
+            "redis.wait wants {wanted} replicas, and Redis has {there}: no event that is posted is taken, no stream is split, and no changed \
+             endpoint is confirmed"
+        );
+        findings.fail("replicas", says, "attach replicas, or set HERALD_REDIS_WAIT to as many as there are");
     }
 }
 
@@ -673,6 +685,7 @@ pub(super) mod tests {
                 quotas: Settings::default(),
                 are_intents_served: false,
                 is_sandbox: false,
+                replicas_wanted: 0,
             },
         }
     }
@@ -701,6 +714,15 @@ pub(super) mod tests {
         assert_eq!(found.subject, subject);
         assert_eq!(found.remedy.is_some(), level != Level::Ok);
         assert!(findings.is_sorted_by_key(|finding| finding.level));
+    }
+
+    #[test]
+    fn replicas_that_are_waited_for_and_are_not_there_are_missed() {
+        let mut observed = well();
+        observed.limits.replicas_wanted = 1;
+        check(&observed, Level::Fail, "replicas", "redis.wait wants 1 replicas, and Redis has 0");
+        observed.server.as_mut().unwrap().info.connected_replicas = 1;
+        assert!(examine(&observed).iter().all(|finding| finding.level == Level::Ok));
     }
 
     #[test]

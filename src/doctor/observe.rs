@@ -175,6 +175,8 @@ pub struct Limits {
     /// Payment intents, by whoever has this configuration.
     pub are_intents_served: bool,
     pub is_sandbox: bool,
+    /// `redis.wait`; 0 where it says nothing.
+    pub replicas_wanted: u8,
 }
 
 impl Observed {
@@ -193,6 +195,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         quotas: config.quotas,
         are_intents_served: config.intents.listen.is_some(),
         is_sandbox: config.intents.sandbox,
+        replicas_wanted: config.redis.wait.unwrap_or(0),
     };
     let mut observed = Observed {
         address: redis.address().to_owned(),

@@ -71,6 +71,26 @@ pub async fn above(connection: &Connection, part: &str) -> Result<Vec<PartitionK
     Ok(above)
 }
 
+/// Why there is no such part, if its name is that of a part which the stream above does not have.
+pub async fn no_such_part(connection: &Connection, part: &str) -> Result<Option<String>, StoreError> {
+    let Some((above, number)) = part.rsplit_once(':') else { return Ok(None) };
+    let Ok(number) = number.parse::<u32>() else { return Ok(None) };
+    match mode(connection.clone(), above).await? {
+        Mode::Routed { parts, .. } if number >= parts => {
+            Ok(Some(format!("{above} is split into {parts} parts: there is no {part}")))
+        }
+        Mode::Worked => {
+            let is_there = async |name: &str| {
+                let exists = redis::cmd("EXISTS").arg(name).to_owned();
+                connection.clone().query::<bool>(Subject("look for", name), &exists).await
+            };
+            let is_missing = is_there(above).await? && !is_there(part).await?;
+            Ok(is_missing.then(|| format!("{above} is not split: there is no {part}")))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// What becomes of the entries of this stream alone.
 pub async fn mode(mut connection: Connection, stream: &str) -> Result<Mode, StoreError> {
     let subject = Subject("ask for the mode of", stream);

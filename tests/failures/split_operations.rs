@@ -154,6 +154,9 @@ async fn an_erasure_takes_what_the_stream_above_has_in_quarantine() {
     world.until_key("quarantined", &["XLEN", &quarantine], |length| length == 4).await;
     answer(&world, &["repartition", "--into", "4", "--yes", "--reason", "more workers"]);
     strict.until_metric("herald_partition_owned", |owned| owned == 5.0).await;
+    let of_none = ["repartition", "--stream", "payment-intents:99", "--into", "4", "--yes", "--reason", "a slip"];
+    let output = verb(&world, "", &of_none);
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     // What came before the split has passed, although nothing came since.
     let output = verb(&world, "", &["endpoint", "delete", "ep_1", "--yes", "--reason", "they leave"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
