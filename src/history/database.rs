@@ -206,7 +206,10 @@ async fn connect(url: &HistoryUrl, kind: Kind, access: Access) -> Result<AnyPool
         first.close().await
     };
     timeout(PATIENCE, first).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+    // Neither is ever too old: what looks for those counts the idle ones, and where one is taken as it is put back that count may wrap around
+    // (sqlx 0.9), so that it never ends. One that has broken is found when it is taken.
     let pool = AnyPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
+    let pool = pool.idle_timeout(None).max_lifetime(None);
     let pool = pool.after_connect(move |connection, _| Box::pin(prepare(connection, kind, access)));
     pool.connect_with(options).await
 }
