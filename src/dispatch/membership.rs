@@ -404,9 +404,12 @@ impl Membership {
         if self.heard == self.list || is_patient {
             return;
         }
-        // Who comes to others that are at work need not wait: they give nothing away before it is settled for them.
+        // Who comes to others that are at work, and to what none of them has, need not wait: they give nothing away before it is settled
+        // for them.
+        let is_owned = |stream: &String| self.members.iter().any(|member| member.owned.contains(stream));
         let are_at_work = self.members.iter().any(|member| !member.owned.is_empty());
-        let is_first = self.list.streams.is_empty() && (self.heard.streams.len() == 1 || are_at_work);
+        let is_missed = are_at_work && !self.heard.streams.iter().all(is_owned);
+        let is_first = self.list.streams.is_empty() && (self.heard.streams.len() == 1 || is_missed);
         if is_settled || is_first || (!self.list.streams.is_empty() && self.heard.lacks_only(&self.list)) {
             self.list = self.heard.clone();
             self.list_since = now;
