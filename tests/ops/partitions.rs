@@ -447,8 +447,11 @@ async fn who_owns_a_part_is_asked_for_what_is_in_it_and_nobody_else() {
         let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
         assert_eq!(planned["count"], count, "{planned}");
     }
-    let live = done(&world.redis, &["worker", "list", "-o", "json"]);
-    let live: Value = serde_json::from_str(live.trim()).unwrap();
+    let listed =
+        || serde_json::from_str::<Value>(done(&world.redis, &["worker", "list", "-o", "json"]).trim()).unwrap();
+    // It first tells of itself before it has anything.
+    until("the worker to tell what it has", async || listed()[0]["owned"] != serde_json::json!([])).await;
+    let live = listed();
     assert_eq!(live[0]["stream"], *theirs, "{live}");
     assert_eq!((&live[0]["weight"], &live[0]["is_draining"]), (&1.into(), &false.into()), "{live}");
     assert_eq!(live[0]["owned"], serde_json::json!([theirs]), "{live}");
