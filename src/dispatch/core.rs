@@ -34,7 +34,7 @@ use super::{
     lane::{Ended, Gate, JobId, Lane, Standing, Trust},
     shares::{Holder, LOOK_EVERY_MS, Seat, Shares},
 };
-use carried::{AttemptId, Carried, CarriedOver};
+use carried::{AttemptId, Carried, CarriedOver, PastAttempt};
 use fates::Burial;
 use lanes::{LaneAt, Lanes};
 use memory::Memory;
@@ -227,6 +227,8 @@ type ChainId = (LaneAt, Chain);
 struct AttemptResult {
     of: AttemptId,
     attempted: Arc<Attempted>,
+    /// When it ended, by our own clock that never steps.
+    at: u64,
     revision: u64,
     /// It came from its record, but its entry may be pending all the same.
     is_recorded: bool,
@@ -234,6 +236,12 @@ struct AttemptResult {
     is_last: bool,
     /// Where that is asked for, what is told once it is settled.
     told: Option<Arc<SettledAttempt>>,
+}
+
+impl AttemptResult {
+    fn past(&self) -> PastAttempt {
+        PastAttempt { attempted: Arc::clone(&self.attempted), at: self.at, revision: self.revision }
+    }
 }
 
 /// An operation: what is to become durable with a settle.
@@ -293,7 +301,7 @@ struct CoreTerm {
     /// No pending entry will be read again in this term.
     has_reread_all: bool,
     /// Heads that were resumed with their result; empty between inputs.
-    carried_ends: VecDeque<(JobId, Arc<Attempted>)>,
+    carried_ends: VecDeque<(JobId, Arc<Attempted>, u64)>,
     ready: VecDeque<LaneAt>,
     hungry: VecDeque<LaneAt>,
     ending: VecDeque<LaneAt>,
@@ -569,7 +577,7 @@ impl Core {
                 match attempted.report.outcome {
                     // As if it had never been made.
                     Outcome::Local { .. } => {}
-                    _ => self.carried.end(id, attempted, revision),
+                    _ => self.carried.end(id, PastAttempt { attempted, at: now, revision }),
                 }
                 if let Some(at) = self.lanes.at(&endpoint) {
                     self.lanes[at].forget_attempt(token.0);
@@ -604,7 +612,7 @@ impl Core {
         if lane.ended_attempt(now, &ended, &self.breaker, chance) && was_closed {
             self.happenings.push(CoreHappening::BreakerOpened { endpoint: self.endpoint(at) });
         }
-        self.conclude(now, redis_ms, job, attempted, chance);
+        self.conclude(now, redis_ms, job, attempted, now, chance);
         self.conclude_carried(now, redis_ms);
         self.gate_changed(now, at);
     }

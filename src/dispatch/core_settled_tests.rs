@@ -134,6 +134,25 @@ fn what_failed_is_due_when_it_was_and_its_next_attempt_is_known_too() {
     assert!(matches!(settle_at(&mut core, due_at).items[..], [Item::Finish { .. }]));
 }
 
+/// Two machines' clocks may differ by a minute and count as equal, and pauses are seconds.
+#[test]
+fn a_retry_is_due_by_a_clock_that_never_steps() {
+    let pauses = [REDIS_MS - 45_000, REDIS_MS, REDIS_MS + 45_000].map(|at_ms| {
+        let mut core = core(|_| {});
+        core.set_may_expire(true);
+        read_at(&mut core, 0, 1, "pi_1");
+        let first = next(&mut core, 0);
+        let mut attempted = attempted(FAILED);
+        attempted.report.at_ms = at_ms;
+        core.attempted(10, REDIS_MS + 10, first.token, attempted, 0.5);
+        match settle_at(&mut core, 11).items[..] {
+            [Item::Keep { place: Place::DueIn(pause), .. }] => pause,
+            ref other => panic!("{other:?}"),
+        }
+    });
+    assert!(pauses[0] > 2_000 && pauses.iter().all(|pause| *pause == pauses[0]), "{pauses:?}");
+}
+
 #[test]
 fn a_dead_letter_is_there_again_as_it_was_before_the_next_goes() {
     let mut core = core(|endpoint| endpoint.retry.max_attempts = Some(1));

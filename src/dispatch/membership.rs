@@ -55,7 +55,7 @@ pub enum Doing {
 /// How a stream came to be this worker's, where there are several to share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Came {
-    /// Another one gave it, and lives.
+    /// Another one gave it, and lives or has left.
     Given,
     /// Nobody had it: its owner has died, or there was none yet.
     TakenOver,
@@ -126,8 +126,6 @@ struct Coming {
     ask_at: u64,
     /// Another one has it: it counts among those that are asked for.
     is_anothers: bool,
-    /// Who had it when it was asked for.
-    had_by: Option<String>,
 }
 
 /// Somebody asks for a stream of this worker.
@@ -144,6 +142,8 @@ pub struct Membership {
     is_whole: bool,
     is_leaving: bool,
     members: Vec<Member>,
+    /// Those that were leaving when they were last heard of, until what they let go of must have an owner.
+    left: BTreeMap<String, u64>,
     /// When they were last heard of.
     heard_at: Option<u64>,
     /// Until then nobody is missed: others may have been cut off as this worker was, and be back a little later.
@@ -158,9 +158,11 @@ pub struct Membership {
     owners: BTreeMap<String, String>,
     runs: BTreeSet<String>,
     doing: BTreeMap<String, Doing>,
-    /// Those that nobody else is known to have had since they were this worker's.
-    own: BTreeSet<String>,
+    /// Who had each stream last, as far as is known.
+    had_by: BTreeMap<String, String>,
     came: Vec<Came>,
+    /// Who had what came to this worker, and when that was: given, if that one is heard of long enough after it.
+    came_from: Vec<(String, u64)>,
     coming: BTreeMap<String, Coming>,
     asked: BTreeMap<String, Asked>,
     /// Since when nobody seems to have a stream.
@@ -177,6 +179,7 @@ impl Membership {
             is_whole: true,
             is_leaving: false,
             members: Vec::new(),
+            left: BTreeMap::new(),
             heard_at: None,
             patient_until: 0,
             heard: List::default(),
@@ -187,8 +190,9 @@ impl Membership {
             owners: BTreeMap::new(),
             runs: BTreeSet::new(),
             doing: BTreeMap::new(),
-            own: BTreeSet::new(),
+            had_by: BTreeMap::new(),
             came: Vec::new(),
+            came_from: Vec::new(),
             coming: BTreeMap::new(),
             asked: BTreeMap::new(),
             orphans: BTreeMap::new(),
@@ -231,7 +235,7 @@ impl Membership {
     pub fn heard(&mut self, now: u64, is_whole: bool, members: Vec<Member>, streams: Vec<String>) {
         self.is_whole = is_whole;
         self.members = members;
-        self.own.retain(|stream| !self.members.iter().any(|member| member.owned.contains(stream)));
+        self.note_owners(now);
         // By then what others told does not hold any more, though they may live.
         if self.heard_at.is_some_and(|at| now >= at + self.settings.lease_ms / 2) {
             self.patient_until = now + self.settings.lease_ms;
@@ -243,6 +247,7 @@ impl Membership {
             self.heard = list;
             self.heard_since = now;
         }
+        self.had_by.retain(|stream, _| self.heard.streams.binary_search(stream).is_ok());
         self.follow(now, is_settled);
         self.note_orphans(now);
     }
@@ -262,30 +267,23 @@ impl Membership {
     }
 
     /// What the fleet does, of all streams that it has anything to do with.
-    pub fn does(&mut self, doing: BTreeMap<String, Doing>) {
+    pub fn does(&mut self, now: u64, doing: BTreeMap<String, Doing>) {
         for (stream, _) in doing.iter().filter(|(_, doing)| **doing == Doing::Owned) {
-            if self.doing.get(stream) != Some(&Doing::Owned) && self.is_shared() {
-                self.came.extend(self.how_it_came(stream));
+            let had_by = self.had_by.insert(stream.clone(), self.settings.id.clone());
+            if self.doing.get(stream) == Some(&Doing::Owned) || !self.is_shared() {
+                continue;
             }
-            self.own.insert(stream.clone());
+            match had_by {
+                // What this worker had itself, and lost for a while, did not change hands.
+                Some(had_by) if had_by == self.settings.id => {}
+                Some(had_by) if self.left.contains_key(&had_by) => self.came.push(Came::Given),
+                Some(had_by) => self.came_from.push((had_by, now)),
+                None => self.came.push(Came::TakenOver),
+            }
         }
         self.doing = doing;
         self.coming.retain(|stream, _| self.doing.get(stream) != Some(&Doing::Owned));
         self.asked.retain(|stream, _| self.doing.contains_key(stream));
-    }
-
-    /// None for what this worker had itself, and lost for a while.
-    fn how_it_came(&self, stream: &str) -> Option<Came> {
-        let had_by = self.coming.get(stream).and_then(|coming| coming.had_by.as_ref());
-        // Who leaves lets go in the end of what nobody has asked for yet.
-        let gave =
-            |member: &Member| had_by == Some(&member.id) || (member.is_draining && member.owned.contains(stream));
-        let is_given = self.members.iter().any(gave);
-        match (is_given, self.own.contains(stream)) {
-            (true, _) => Some(Came::Given),
-            (false, true) => None,
-            (false, false) => Some(Came::TakenOver),
-        }
     }
 
     /// A renewal told that somebody asks for a stream.
@@ -328,18 +326,20 @@ impl Membership {
             (Ask::Want(_), Told::Free) => {
                 self.orphans.remove(stream);
                 self.runs.insert(stream.to_owned());
-                self.expect(stream, now + WANT_EVERY_MS, None);
+                self.expect(stream, now + WANT_EVERY_MS, false);
             }
             (Ask::Want(_), Told::Owned { owner, .. }) => {
                 if self.share.contains(stream) {
                     self.runs.insert(stream.to_owned());
-                    self.expect(stream, now + WANT_EVERY_MS, Some(owner));
+                    self.expect(stream, now + WANT_EVERY_MS, true);
                 }
+                self.note_owner(stream, owner);
                 self.orphans.remove(stream);
             }
-            (Ask::Want(_), Told::Busy | Told::Failed) => self.expect(stream, now + WANT_EVERY_MS, None),
-            (Ask::Look(_), Told::Owned { asked_by, .. }) => {
+            (Ask::Want(_), Told::Busy | Told::Failed) => self.expect(stream, now + WANT_EVERY_MS, false),
+            (Ask::Look(_), Told::Owned { owner, asked_by }) => {
                 self.orphans.remove(stream);
+                self.note_owner(stream, owner);
                 if self.doing.contains_key(stream) {
                     self.asked(now, stream, asked_by.as_deref());
                 }
@@ -432,11 +432,39 @@ impl Membership {
         self.orphans = orphans.map(|stream| (stream.clone(), since(stream))).collect();
     }
 
-    fn expect(&mut self, stream: &str, ask_at: u64, owner: Option<String>) {
+    fn note_owner(&mut self, stream: &str, owner: String) {
         if self.doing.get(stream) != Some(&Doing::Owned) {
-            let is_anothers = owner.is_some();
-            let had_by = owner.or_else(|| self.coming.get(stream).and_then(|coming| coming.had_by.clone()));
-            self.coming.insert(stream.to_owned(), Coming { ask_at, is_anothers, had_by });
+            self.had_by.insert(stream.to_owned(), owner);
+        }
+    }
+
+    /// Who has what, by what others told; and with it how things came to this worker.
+    fn note_owners(&mut self, now: u64) {
+        let leaving = self.members.iter().filter(|member| member.is_draining);
+        let until = now + self.settings.lease_ms + self.orphaned_after_ms();
+        self.left.extend(leaving.map(|member| (member.id.clone(), until)));
+        self.left.retain(|_, until| now < *until);
+        for member in &self.members {
+            for stream in member.owned.iter().filter(|stream| self.doing.get(*stream) != Some(&Doing::Owned)) {
+                self.had_by.insert(stream.clone(), member.id.clone());
+            }
+        }
+        // The dead are heard of for a lease.
+        let after = self.settings.lease_ms;
+        for (had_by, at) in std::mem::take(&mut self.came_from) {
+            let (has_left, lives) = (self.left.contains_key(&had_by), self.members.iter().any(|it| it.id == had_by));
+            match (has_left, lives) {
+                (true, _) => self.came.push(Came::Given),
+                (false, false) => self.came.push(Came::TakenOver),
+                (false, true) if now >= at + after => self.came.push(Came::Given),
+                (false, true) => self.came_from.push((had_by, at)),
+            }
+        }
+    }
+
+    fn expect(&mut self, stream: &str, ask_at: u64, is_anothers: bool) {
+        if self.doing.get(stream) != Some(&Doing::Owned) {
+            self.coming.insert(stream.to_owned(), Coming { ask_at, is_anothers });
         }
     }
 
@@ -511,7 +539,7 @@ impl Membership {
         for ask in &asks {
             let ask_at = now + WANT_EVERY_MS;
             let is_anothers = self.members.iter().any(|member| member.owned.contains(ask.stream()));
-            let new = Coming { ask_at, is_anothers, had_by: None };
+            let new = Coming { ask_at, is_anothers };
             let coming = self.coming.entry(ask.stream().to_owned()).or_insert(new);
             coming.ask_at = ask_at;
         }

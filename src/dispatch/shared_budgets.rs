@@ -103,7 +103,12 @@ mod tests {
         for other in &mut others {
             other.now(true, NOTHING);
         }
-        assert_eq!(first.now(true, NOTHING).fresh.count, 128, "four of 64 parts");
+        let budgets = first.now(true, NOTHING);
+        assert_eq!(
+            (budgets.fresh.count, budgets.deferred.count),
+            (128, 1_024),
+            "four of 64 parts, or what it takes to work"
+        );
         // Those that are busy have used up what there is: nobody borrows any more, and everybody has a part.
         let used = used(128, 1 << 20);
         for other in others.iter_mut().take(32) {

@@ -137,6 +137,7 @@ impl Sharing {
                     asking.spawn(answered(self.redis.clone(), self.settings.id.clone(), ask));
                 }
             }
+            self.count_what_came();
             self.tell();
             if self.membership.has_left() {
                 return;
@@ -191,7 +192,10 @@ impl Sharing {
 
     fn look_at_fleet(&mut self) {
         let does = self.fleet.standings.borrow_and_update().clone();
-        self.membership.does(does);
+        self.membership.does(self.now(), does);
+    }
+
+    fn count_what_came(&mut self) {
         for came in self.membership.take_came() {
             self.shown.metrics.handed_over(match came {
                 Came::Given => HandedOver::Given,

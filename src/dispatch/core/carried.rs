@@ -25,18 +25,28 @@ pub(super) struct AttemptId {
     pub redelivery: Fingerprint,
 }
 
-/// With the endpoint's revision that the attempt was made with.
+/// What is known of an attempt that has ended.
+#[derive(Debug, Clone)]
+pub(super) struct PastAttempt {
+    pub attempted: Arc<Attempted>,
+    /// By our own clock that never steps: a retry's pause counts from then, whatever term it is in.
+    pub at: u64,
+    /// The endpoint's that it was made with.
+    pub revision: u64,
+}
+
 #[derive(Debug)]
 pub(super) enum Carried {
+    /// With the endpoint's revision that it was made with.
     Flying(Token, u64),
-    Ended(Arc<Attempted>, u64),
+    Ended(PastAttempt),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct CarriedOver {
     attempts: HashMap<AttemptId, Carried>,
     /// What was delivered by a later attempt than its first, or from its record, for when its entry is read again.
-    delivered: HashMap<(DeliveryId, Fingerprint), (Arc<Attempted>, u64)>,
+    delivered: HashMap<(DeliveryId, Fingerprint), PastAttempt>,
     settled: Settled,
     hasher: foldhash::fast::RandomState,
 }
@@ -57,9 +67,9 @@ impl CarriedOver {
     }
 
     /// Redis has confirmed what came of it. `is_last`: a dead letter.
-    pub fn confirm(&mut self, now: u64, id: &AttemptId, attempted: &Arc<Attempted>, revision: u64, is_last: bool) {
+    pub fn confirm(&mut self, now: u64, id: &AttemptId, ended: PastAttempt, is_last: bool) {
         let which = self.which(id);
-        self.settled.confirm(now, which, attempted, revision, is_last);
+        self.settled.confirm(now, which, ended, is_last);
     }
 
     /// Time has passed.
@@ -73,18 +83,18 @@ impl CarriedOver {
     }
 
     /// It has ended. Its record may be claimed first, and its entry read again only after that.
-    pub fn end(&mut self, id: AttemptId, attempted: Arc<Attempted>, revision: u64) {
-        if id.attempt > 1 && attempted.report.outcome.is_delivered() {
-            self.remember_delivered(&id, Arc::clone(&attempted), revision);
+    pub fn end(&mut self, id: AttemptId, ended: PastAttempt) {
+        if id.attempt > 1 && ended.attempted.report.outcome.is_delivered() {
+            self.remember_delivered(&id, ended.clone());
         }
-        self.attempts.insert(id, Carried::Ended(attempted, revision));
+        self.attempts.insert(id, Carried::Ended(ended));
     }
 
     /// Until its entry is acknowledged, what was delivered from its record is read again as if nothing of it had been sent,
     /// and may get a record again before its turn comes.
-    pub fn remember_delivered(&mut self, id: &AttemptId, attempted: Arc<Attempted>, revision: u64) {
+    pub fn remember_delivered(&mut self, id: &AttemptId, ended: PastAttempt) {
         if self.delivered.len() < MAX_RESULTS {
-            self.delivered.insert((id.delivery.clone(), id.event), (attempted, revision));
+            self.delivered.insert((id.delivery.clone(), id.event), ended);
         }
     }
 
@@ -98,16 +108,12 @@ impl CarriedOver {
         let settled = may_be_settled.then(|| self.which(&id));
         let unconfirmed = self.attempts.remove(&id).or_else(|| {
             let of_event = (id.delivery, id.event);
-            let (ended, _) = self.delivered.get(&of_event)?;
+            let ended = self.delivered.get(&of_event)?;
             // What another owner or an operator has taken further since then is still owed.
-            let is_done = id.attempt <= ended.report.number && delivery.redelivered.is_empty();
-            let (ended, revision) = is_done.then(|| self.delivered.remove(&of_event)).flatten()?;
-            Some(Carried::Ended(ended, revision))
+            let is_done = id.attempt <= ended.attempted.report.number && delivery.redelivered.is_empty();
+            is_done.then(|| self.delivered.remove(&of_event)).flatten().map(Carried::Ended)
         });
-        unconfirmed.or_else(|| {
-            let (ended, revision) = self.settled.recalls(settled?)?;
-            Some(Carried::Ended(ended, revision))
-        })
+        unconfirmed.or_else(|| self.settled.recalls(settled?).map(Carried::Ended))
     }
 
     /// The attempt of an earlier term that is in flight under this token, once, with its revision.

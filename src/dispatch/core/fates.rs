@@ -25,7 +25,15 @@ impl Burial {
 
 impl Core {
     /// An attempt's result becomes a fate.
-    pub(super) fn conclude(&mut self, now: u64, redis_ms: u64, job: JobId, attempted: Arc<Attempted>, chance: f64) {
+    pub(super) fn conclude(
+        &mut self,
+        now: u64,
+        redis_ms: u64,
+        job: JobId,
+        attempted: Arc<Attempted>,
+        ended_at: u64,
+        chance: f64,
+    ) {
         let of = self.carried.id_of(&self.term.jobs[&job].delivery);
         let of_job = &self.term.jobs[&job];
         let age = self.age(&self.lanes[of_job.lane], &of_job.delivery, redis_ms);
@@ -35,11 +43,8 @@ impl Core {
         let outcome = attempted.report.outcome.clone();
         let mut fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
         // From when it ended, which was in an earlier term if it was carried over.
-        if let Fate::RetryAfter(pause) = &mut fate
-            && self.may_expire
-        {
-            let ended_ms = attempted.report.at_ms.saturating_add(attempted.report.timing.total_us / 1_000);
-            *pause = pause.saturating_sub(Duration::from_millis(redis_ms.saturating_sub(ended_ms)));
+        if let Fate::RetryAfter(pause) = &mut fate {
+            *pause = pause.saturating_sub(Duration::from_millis(now.saturating_sub(ended_at)));
         }
         let line = LogLine::write(&found.delivery, &attempted.report);
         let revision = found.revision;
@@ -48,8 +53,8 @@ impl Core {
             .telling
             .settled
             .then(|| Arc::new(Self::settled_attempt(&found.delivery, lane.endpoint(), &attempted, &fate)));
-        let is_last = matches!(fate, Fate::Dead(_));
-        let result = AttemptResult { of, attempted: attempted.clone(), revision, is_recorded, is_last, told };
+        let (is_last, attempted_of) = (matches!(fate, Fate::Dead(_)), attempted.clone());
+        let result = AttemptResult { of, attempted: attempted_of, at: ended_at, revision, is_recorded, is_last, told };
         if outcome == Outcome::Gone
             && let Some(endpoint) = lane.endpoint()
             && endpoint.revision == revision

@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Attempted, EntryId, Outcome};
+use super::{Attempted, EntryId, Outcome, PastAttempt};
 use crate::facts::outcome::{AttemptReport, BodyEnd, Timing};
 
 /// No more than this is forgotten by a Redis that has its replicas behind it as `min-replicas-max-lag` wants, or writes its
@@ -68,13 +68,12 @@ impl Taken {
 #[derive(Debug, Clone)]
 struct Failed {
     which: WhichAttempt,
-    attempted: Arc<Attempted>,
-    revision: u64,
+    ended: PastAttempt,
 }
 
 impl Failed {
     fn bytes(&self) -> usize {
-        let Attempted { report, request, .. } = &*self.attempted;
+        let Attempted { report, request, .. } = &*self.ended.attempted;
         let sent = request.iter().map(|request| {
             request.url.len() + request.headers.iter().map(|(name, value)| name.len() + value.len() + 48).sum::<usize>()
         });
@@ -105,7 +104,7 @@ pub(super) struct Settled {
 
 impl Settled {
     /// The store has confirmed this attempt and what came of it. `is_last`: it brought a dead letter, which tells what was sent.
-    pub fn confirm(&mut self, now: u64, which: WhichAttempt, attempted: &Arc<Attempted>, revision: u64, is_last: bool) {
+    pub fn confirm(&mut self, now: u64, which: WhichAttempt, ended: PastAttempt, is_last: bool) {
         let number = now / 1_000;
         if self.seconds.back().is_none_or(|second| second.number < number) {
             self.seconds.push_back(Second { number, ..Second::default() });
@@ -113,13 +112,13 @@ impl Settled {
                 self.forget_oldest();
             }
         }
-        match attempted.report.outcome {
+        match ended.attempted.report.outcome {
             Outcome::Delivered { status } => {
                 if self.taken >= MAX_TAKEN {
                     self.forget_oldest();
                 }
                 let WhichAttempt { of, redelivery, number } = which;
-                let report = &attempted.report;
+                let report = &ended.attempted.report;
                 let took_us = u32::try_from(report.timing.total_us).unwrap_or(u32::MAX);
                 let number = u16::try_from(number).unwrap_or(u16::MAX);
                 let Some(second) = self.seconds.back_mut() else { return };
@@ -128,10 +127,10 @@ impl Settled {
             }
             _ => {
                 let attempted = match is_last {
-                    true => Arc::clone(attempted),
-                    false => Arc::new(Attempted { request: None, ..Attempted::clone(attempted) }),
+                    true => ended.attempted,
+                    false => Arc::new(Attempted { request: None, ..Attempted::clone(&ended.attempted) }),
                 };
-                let failed = Failed { which, attempted, revision };
+                let failed = Failed { which, ended: PastAttempt { attempted, ..ended } };
                 let bytes = failed.bytes();
                 if self.failed_bytes + bytes > MAX_FAILED_BYTES {
                     self.forget_oldest();
@@ -174,6 +173,14 @@ impl Settled {
         self.recalled.drain(..excess);
         self.recalled.sort_unstable_by_key(|taken| (taken.of, taken.number));
         self.recalled_failed.sort_by_key(|failed| failed.which);
+        let mut bytes: usize = self.recalled_failed.iter().map(Failed::bytes).sum();
+        let is_excess = |failed: &&Failed| {
+            let is_excess = bytes > 2 * MAX_FAILED_BYTES;
+            bytes -= failed.bytes();
+            is_excess
+        };
+        let excess = self.recalled_failed.iter().take_while(is_excess).count();
+        self.recalled_failed.drain(..excess);
     }
 
     /// Whether something may be known of a delivery of this entry: whoever reads on is told at once that nothing is.
@@ -184,16 +191,18 @@ impl Settled {
 
     /// What became of the next attempt of a delivery that is read again, with the endpoint's revision. What was delivered by a
     /// later one is not owed any more; an earlier one says nothing, because it was taken further since.
-    pub fn recalls(&self, next: WhichAttempt) -> Option<(Arc<Attempted>, u64)> {
+    pub fn recalls(&self, next: WhichAttempt) -> Option<PastAttempt> {
         let failed = self.recalled_failed.binary_search_by_key(&next, |failed| failed.which).ok();
-        if let Some(Failed { attempted, revision, .. }) = failed.map(|at| &self.recalled_failed[at]) {
-            return Some((Arc::clone(attempted), *revision));
+        if let Some(at) = failed {
+            return Some(self.recalled_failed[at].ended.clone());
         }
         let from = self.recalled.partition_point(|taken| (taken.of, u32::from(taken.number)) < (next.of, next.number));
         let later = self.recalled[from..].iter().take_while(|taken| taken.of == next.of);
         // Read from its entry, it was not redelivered yet.
         let is_done = |taken: &&Taken| next.redelivery == 0 || taken.redelivery == next.redelivery;
-        later.into_iter().find(is_done).map(|taken| (Arc::new(taken.attempted()), 0))
+        // Nothing is to be done any more about its endpoint, nor at any time.
+        let ended = |taken: &Taken| PastAttempt { attempted: Arc::new(taken.attempted()), at: 0, revision: 0 };
+        later.into_iter().find(is_done).map(ended)
     }
 
     pub fn forget_recalled(&mut self) {
@@ -216,22 +225,22 @@ mod tests {
         WhichAttempt { of: Which { entry: EntryId { ms: entry, seq: 0 }, hash: 7 }, redelivery, number }
     }
 
-    fn attempted(outcome: Outcome, detail: usize) -> Arc<Attempted> {
+    fn ended(outcome: Outcome, detail: usize) -> PastAttempt {
         let taken = Taken { of: which(1, 0, 1).of, redelivery: 0, at_ms: 5, took_us: 6, number: 1, status: 200 };
         let mut attempted = taken.attempted();
         (attempted.report.outcome, attempted.report.detail) = (outcome, "x".repeat(detail));
-        Arc::new(attempted)
+        PastAttempt { attempted: Arc::new(attempted), at: 3, revision: 4 }
     }
 
     fn knows(settled: &Settled, next: WhichAttempt) -> Option<Outcome> {
-        settled.recalls(next).map(|(attempted, _)| attempted.report.outcome.clone())
+        settled.recalls(next).map(|ended| ended.attempted.report.outcome.clone())
     }
 
     #[test]
     fn each_attempt_is_known_by_its_number_and_its_redelivery() {
         let mut settled = Settled::default();
         for (which, outcome) in [(which(1, 0, 1), FAILED), (which(1, 0, 2), OK), (which(2, 9, 3), OK)] {
-            settled.confirm(0, which, &attempted(outcome, 0), 4, false);
+            settled.confirm(0, which, ended(outcome, 0), false);
         }
         assert_eq!(knows(&settled, which(1, 0, 1)), None, "nothing has happened to it in this term");
         settled.recall();
@@ -248,7 +257,7 @@ mod tests {
         ] {
             assert_eq!(knows(&settled, next), known, "{next:?}");
         }
-        assert_eq!(settled.recalls(which(1, 0, 1)).map(|(_, revision)| revision), Some(4));
+        assert_eq!(settled.recalls(which(1, 0, 1)).map(|ended| (ended.at, ended.revision)), Some((3, 4)));
         let other = Which { hash: 8, ..which(1, 0, 1).of };
         assert_eq!(knows(&settled, WhichAttempt { of: other, ..which(1, 0, 1) }), None);
         assert!(settled.may_know(which(2, 0, 1).of.entry) && !settled.may_know(which(3, 0, 1).of.entry));
@@ -257,10 +266,10 @@ mod tests {
     #[test]
     fn what_was_delivered_is_told_again_as_it_was() {
         let mut settled = Settled::default();
-        settled.confirm(0, which(1, 0, 3), &attempted(OK, 0), 1, false);
+        settled.confirm(0, which(1, 0, 3), ended(OK, 0), false);
         settled.recall();
-        let (again, _) = settled.recalls(which(1, 0, 1)).unwrap();
-        let AttemptReport { number, at_ms, outcome, timing, .. } = &again.report;
+        let again = settled.recalls(which(1, 0, 1)).unwrap();
+        let AttemptReport { number, at_ms, outcome, timing, .. } = &again.attempted.report;
         assert_eq!((*number, *at_ms, outcome.clone(), timing.total_us), (3, 5, OK, 6));
     }
 
@@ -269,7 +278,7 @@ mod tests {
         let settled_at = |times: &[u64], ticks: u64| {
             let mut settled = Settled::default();
             for (n, at) in times.iter().enumerate() {
-                settled.confirm(*at, which(n as u64, 0, 1), &attempted(OK, 0), 1, false);
+                settled.confirm(*at, which(n as u64, 0, 1), ended(OK, 0), false);
             }
             settled.tick(ticks);
             settled.recall();
@@ -287,12 +296,12 @@ mod tests {
         assert_eq!(size_of::<Taken>(), 48);
         let mut settled = Settled::default();
         for n in 0..600_000 {
-            settled.confirm(n / 40, which(n, 0, 1), &attempted(OK, 0), 1, false);
+            settled.confirm(n / 40, which(n, 0, 1), ended(OK, 0), false);
         }
         assert!(settled.taken <= MAX_TAKEN && settled.taken > MAX_TAKEN / 2, "{}", settled.taken);
-        let failed = attempted(FAILED, 300);
+        let failed = ended(FAILED, 300);
         for n in 0..100_000 {
-            settled.confirm(15_000 + n / 10, which(n, 0, 1), &failed, 1, false);
+            settled.confirm(15_000 + n / 10, which(n, 0, 1), failed.clone(), false);
         }
         let (bytes, taken) = (settled.failed_bytes, settled.taken);
         let sums = |of: fn(&Second) -> usize| settled.seconds.iter().map(of).sum::<usize>();
@@ -300,10 +309,15 @@ mod tests {
         assert!(bytes <= MAX_FAILED_BYTES && bytes > MAX_FAILED_BYTES / 4, "{bytes}");
         for _ in 0..4 {
             for n in 0..MAX_TAKEN as u64 {
-                settled.confirm(30_000, which(n, 0, 1), &attempted(OK, 0), 1, false);
+                settled.confirm(30_000, which(n, 0, 1), ended(OK, 0), false);
+            }
+            for n in 0..4_000 {
+                settled.confirm(30_000, which(n, 0, 1), failed.clone(), false);
             }
             settled.recall();
         }
         assert_eq!(settled.recalled.len(), 2 * MAX_TAKEN);
+        let bytes: usize = settled.recalled_failed.iter().map(Failed::bytes).sum();
+        assert!(bytes <= 2 * MAX_FAILED_BYTES && bytes > MAX_FAILED_BYTES, "{bytes}");
     }
 }

@@ -1,8 +1,8 @@
 //! What becomes of the operations that were settled or refused.
 
 use super::{
-    AttemptResult, ChainId, Core, CoreHappening, DeliveryId, EndpointId, EntryId, HashSet, Item, LANE_REFUSALS, LaneAt,
-    LineOf, Op, Place, Settlement, Unfinished,
+    ChainId, Core, CoreHappening, DeliveryId, EndpointId, EntryId, HashSet, Item, LANE_REFUSALS, LaneAt, LineOf, Op,
+    Place, Settlement, Unfinished,
 };
 
 impl Core {
@@ -53,8 +53,7 @@ impl Core {
                 }
                 Op::Log { of: LineOf::End(_), .. } => {}
                 Op::Log { of: LineOf::Attempt(mut result), .. } => {
-                    let AttemptResult { of, attempted, revision, is_last, .. } = &result;
-                    self.carried.confirm(now, of, attempted, *revision, *is_last);
+                    self.carried.confirm(now, &result.of, result.past(), result.is_last);
                     self.happenings.extend(result.told.take().map(CoreHappening::AttemptSettled));
                     let is_delivered = result.attempted.report.outcome.is_delivered();
                     if is_delivered && self.term.entries.contains_key(&result.of.delivery.entry) {

@@ -1,6 +1,8 @@
 //! The end of a term and what survives it: attempts in flight, results that were not confirmed, and those of late that were.
 
-use super::{AttemptResult, Carried, Core, CoreTerm, EntryId, Job, JobId, Lane, LineOf, Op, Origin, Token};
+use super::{
+    AttemptResult, Carried, Core, CoreTerm, EntryId, Job, JobId, Lane, LineOf, Op, Origin, PastAttempt, Token,
+};
 
 impl Core {
     /// The term has ended. Nothing in memory is known to be in Redis; what was sent, and what came of it, is remembered
@@ -11,8 +13,9 @@ impl Core {
             Op::Log { of: LineOf::Attempt(result), .. } => Some(result),
             Op::Log { of: LineOf::End(_), .. } | Op::Item { .. } | Op::Ack(_) => None,
         });
-        for AttemptResult { of, attempted, revision, .. } in unconfirmed.chain(delivered.into_values().flatten()) {
-            self.carried.end(of, attempted, revision);
+        for result in unconfirmed.chain(delivered.into_values().flatten()) {
+            let past = result.past();
+            self.carried.end(result.of, past);
         }
         for (token, job) in flights {
             let Job { delivery, revision, .. } = &jobs[&job];
@@ -88,7 +91,7 @@ impl Core {
     /// Its record, left by an earlier owner, was claimed before its entry was read again.
     pub(super) fn remember_for_its_entry(&mut self, result: AttemptResult) {
         if !self.term.has_reread_all {
-            self.carried.remember_delivered(&result.of, result.attempted, result.revision);
+            self.carried.remember_delivered(&result.of, result.past());
         }
     }
 
@@ -103,17 +106,17 @@ impl Core {
                 (found.flight, found.revision) = (Some(token), revision);
                 self.count_in(job);
             }
-            Carried::Ended(attempted, revision) => {
+            Carried::Ended(PastAttempt { attempted, at, revision }) => {
                 self.term.jobs.get_mut(&job).expect("it was just admitted").revision = revision;
-                self.term.carried_ends.push_back((job, attempted));
+                self.term.carried_ends.push_back((job, attempted, at));
             }
         }
     }
 
     /// Concludes what was resumed with a known result. One may promote the next, so this is a loop and not a recursion.
     pub(super) fn conclude_carried(&mut self, now: u64, redis_ms: u64) {
-        while let Some((job, attempted)) = self.term.carried_ends.pop_front() {
-            self.conclude(now, redis_ms, job, attempted, 0.5);
+        while let Some((job, attempted, ended_at)) = self.term.carried_ends.pop_front() {
+            self.conclude(now, redis_ms, job, attempted, ended_at, 0.5);
         }
     }
 }

@@ -86,9 +86,8 @@ local function content(id, fields)
   return head, body .. (traceparent or ''), #body
 end
 
--- How much the group has read is told by Herald, for three reasons: Redis 7.0 tells it to no replica and to no file, so after a start its
--- count would be short, and what is only that would look like entries that are gone; and later ones, as Valkey, count what was gone
--- before it was read as read.
+-- How much the group has read is set by Herald. Redis 7.0 tells neither its replicas nor its file, so its count would be short later, as if
+-- entries had gone unread; and later ones, like Valkey, count what was gone before it was read as read.
 local known, last
 if from == '>' then
   for _, flat in ipairs(try('XINFO', 'GROUPS', stream) or {}) do
