@@ -45,7 +45,7 @@ use crate::{
     },
     facts::{
         audit::{Origin, Surface},
-        partition::{MAX_PARTS, hash_tag},
+        partition::{Accounts, MAX_PARTS, hash_tag},
         retry::RetryPolicy,
     },
     history::{
@@ -552,6 +552,7 @@ impl Partitions {
             dead_max_count: limits.dead_letters.max_count,
             quarantine_bytes: limits.quarantine_bytes,
             strict_events: config.events.strict,
+            accounts: self.company.borrow().as_ref().map_or(Accounts::ALL, |company| company.layout.accounts(stream)),
             // A part is split by an operator alone.
             parts: if is_root { config.stream.partitions } else { 1 },
             most_parts: match hash_tag(stream.as_bytes()) {

@@ -26,7 +26,9 @@ const OUTBOX: usize = 2_000;
 /// Bytes of their records: four batches as large as a batch may be.
 const OUTBOX_BYTES: usize = 8 << 20;
 
-/// What a partition may have of each at least, however many there are.
+/// What a partition may have of each at least, however many there are. With fewer that are fresh, the accounts of a partition take a
+/// handful at a time, and each handful costs a call.
+const LEAST_FRESH: usize = 256;
 const LEAST: usize = 64;
 const LEAST_SLOW: usize = 8;
 const LEAST_BYTES: usize = 1 << 20;
@@ -69,6 +71,8 @@ pub struct Budgets {
     pub outbox: Budget,
     /// Read, and waiting for its account to take more.
     pub deferred: Budget,
+    /// How many partitions of the process read what cannot be taken yet, this one included: they share the time for it.
+    pub in_vain: usize,
     /// A flight that has lasted this long keeps us waiting.
     pub slow_after_ms: u64,
     /// A new receiver that has not answered for this long frees its place for another new one.
@@ -84,6 +88,7 @@ impl Budgets {
             slow: Budget { count: SLOW, bytes: body_bytes / 4 },
             outbox: Budget { count: OUTBOX, bytes: OUTBOX_BYTES },
             deferred: Budget { count: DEFERRED, bytes: DEFERRED_BYTES },
+            in_vain: 1,
             slow_after_ms: SLOW_AFTER_MS,
             new_for_ms: NEW_FOR_MS,
         }
@@ -108,7 +113,7 @@ impl Budgets {
             count: (times * all.count / partitions).clamp(least, most).min(all.count),
             bytes: (times * (all.bytes / partitions)).max(LEAST_BYTES).min(all.bytes),
         };
-        let (fresh, kept) = (part(self.fresh, LEAST, FRESH), part(self.kept, LEAST, KEPT));
+        let (fresh, kept) = (part(self.fresh, LEAST_FRESH, FRESH), part(self.kept, LEAST, KEPT));
         let (slow, deferred) = (part(self.slow, LEAST_SLOW, SLOW), part(self.deferred, LEAST_DEFERRED, DEFERRED));
         Self { fresh, kept, slow, deferred, ..self }
     }

@@ -43,7 +43,8 @@ use crate::{
         id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         letter::LetterFacts,
         outcome::Attempted,
-        partition::{Mode, UnknownMode},
+        own_event::is_operators,
+        partition::{Accounts, Mode, UnknownMode},
         quota::Quotas,
         retry::RetryPolicy,
         stamped::Stamped,
@@ -184,6 +185,8 @@ pub struct Settings {
     pub quarantine_bytes: u64,
     /// If set, anything in an event that is new to this Herald is a reason to quarantine it.
     pub strict_events: bool,
+    /// The accounts whose events belong here; others' are delivered too, and told of.
+    pub accounts: Accounts,
     /// Into how many parts the stream is split if nothing was done with it yet; into none if that is less than two.
     pub parts: u32,
     /// Into how many it can be split once it has been worked on; none if its name has a hash tag, which all of them would share.
@@ -426,7 +429,7 @@ impl<D: Directory> Partition<D> {
     pub fn new(settings: Settings, directory: D, seed: [u8; 32]) -> Self {
         let core = Core::new(settings.policy.clone(), settings.breaker, settings.budgets);
         let lease = Lease::new(settings.lease_ms);
-        let term = TermState::new(0, 0, settings.budgets.deferred);
+        let term = TermState::new(0, 0, settings.budgets);
         Self {
             settings,
             directory,
@@ -678,8 +681,13 @@ impl<D: Directory> Partition<D> {
         if self.settings.budgets != budgets {
             self.settings.budgets = budgets;
             self.core.set_budgets(budgets);
-            self.term.deferral.set_budget(budgets.deferred);
+            self.term.deferral.set_budget(budgets.deferred, budgets.in_vain);
         }
+    }
+
+    /// Everything that was read lately has to wait.
+    pub fn reads_in_vain(&self, now: u64) -> bool {
+        self.term.deferral.reads_in_vain(now)
     }
 
     /// What the records of an endpoint, and of an account, may take in Redis.
@@ -975,7 +983,7 @@ impl<D: Directory> Partition<D> {
         let pause = if self.failures == 0 { 0 } else { self.rng.random_range(50..500) };
         self.failures = self.failures.saturating_add(1);
         self.phase = Phase::Waiting { at: now + pause };
-        self.term = TermState::new(now, 0, self.settings.budgets.deferred);
+        self.term = TermState::new(now, 0, self.settings.budgets);
         // An answer to a call of this term that still arrives is not expected any more.
         if let Some(Outstanding::PullIn(pull)) = self.outstanding.take() {
             self.pulls_again(pull);

@@ -96,6 +96,7 @@ fn settings() -> Settings {
         dead_max_count: 1_000,
         quarantine_bytes: 1 << 20,
         strict_events: false,
+        accounts: Accounts::ALL,
         acquire_every_ms: 200,
         most_parts: 1024,
         parts: 1,

@@ -352,7 +352,11 @@ impl Worker {
             self.compare_at = now + COMPARE_EVERY_MS;
             self.partition.compare_clocks(now, clock::wall_ms());
         }
-        let used = Used { memory: self.partition.core().in_memory(), slow: self.partition.tally().slow };
+        let used = Used {
+            memory: self.partition.core().in_memory(),
+            slow: self.partition.tally().slow,
+            reads_in_vain: self.partition.reads_in_vain(now),
+        };
         let budgets = self.share.now(self.partition.is_owner(), used);
         self.partition.set_budgets(budgets);
         if renewing.is_none()

@@ -123,6 +123,17 @@ fn unserved(findings: &mut Findings, unserved: &[(AccountId, Unserved)], now_ms:
         findings.warn("unserved", says, "is it meant? It was delivered; ask its producer, or set events.strict");
     }
     more(findings, unknown.len(), "have events of an unknown type");
+    let misplaced = recent(|unserved| unserved.misplaced.as_ref());
+    for (account, odd) in misplaced.iter().take(NAMED) {
+        let says = format!(
+            "{account} has {} in a partition that it does not belong to, the last {} ago ({}): their order is lost",
+            count(odd.count.count, "event", "events"),
+            span(now_ms.saturating_sub(odd.count.last_ms)),
+            odd.entry
+        );
+        findings.warn("unserved", says, format!("herald partition of {account}; its producer computes another"));
+    }
+    more(findings, misplaced.len(), "have events in a partition that they do not belong to");
 }
 
 fn more(findings: &mut Findings, found: usize, have: &str) {
@@ -237,6 +248,7 @@ mod tests {
         };
         unserved.add(now_ms() - 60_000, seen(Oddity::NoEndpoint, ""));
         unserved.add(now_ms() - 60_000, seen(Oddity::UnknownType, "payout.made"));
+        unserved.add(now_ms() - 60_000, seen(Oddity::Misplaced, ""));
         let mut observed = observed(3, 0, 0);
         observed.unserved = vec![("acc_x".parse().unwrap(), unserved)];
         if let Some(look) = &mut observed.issues {
@@ -247,10 +259,11 @@ mod tests {
             found.map(|finding| finding.says).collect()
         };
         let said = says(&observed);
-        assert_eq!(said.len(), 3, "{said:#?}");
+        assert_eq!(said.len(), 4, "{said:#?}");
         assert!(said[0].starts_with("acc_x has no endpoint for 3 events, the last 1m ago (5-0)"), "{said:#?}");
-        assert!(said[1].contains("payout.made") && said[2].starts_with("acc_y has missed 9 events"), "{said:#?}");
+        assert!(said[1].contains("payout.made") && said[3].starts_with("acc_y has missed 9 events"), "{said:#?}");
+        assert!(said[2].starts_with("acc_x has 3 events in a partition that it does not belong to"), "{said:#?}");
         observed.unserved[0].1.no_endpoint.as_mut().unwrap().count.last_ms = now_ms() - DAY_MS;
-        assert_eq!(says(&observed).len(), 2);
+        assert_eq!(says(&observed).len(), 3);
     }
 }

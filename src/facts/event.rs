@@ -77,16 +77,18 @@ impl CaptureMode {
     }
 }
 
-/// The parts of an event that may be new to this Herald without being wrong.
+/// What may be new to this Herald in an event without being wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NoveltyKind {
     EventType,
     PaymentStatus,
     CaptureMode,
+    /// It is in a partition that its account does not belong to.
+    Partition,
 }
 
 impl NoveltyKind {
-    pub const ALL: [Self; 3] = [Self::EventType, Self::PaymentStatus, Self::CaptureMode];
+    pub const ALL: [Self; 4] = [Self::EventType, Self::PaymentStatus, Self::CaptureMode, Self::Partition];
 
     /// For metrics and logs.
     pub fn name(self) -> &'static str {
@@ -94,6 +96,7 @@ impl NoveltyKind {
             Self::EventType => "event_type",
             Self::PaymentStatus => "payment_status",
             Self::CaptureMode => "capture_mode",
+            Self::Partition => "partition",
         }
     }
 }
@@ -117,6 +120,9 @@ impl fmt::Display for Novelty {
             }
             (NoveltyKind::CaptureMode, "") => f.write_str("captureMode: is missing"),
             (NoveltyKind::CaptureMode, text) => write!(f, "captureMode: {text:?} is not known; it is Auto or Manual"),
+            (NoveltyKind::Partition, _) => f.write_str(
+                "accountId: belongs to another partition, which herald partition of ACCOUNT names; order and limits hold within one",
+            ),
         }
     }
 }
@@ -287,6 +293,11 @@ impl Event {
             novelties: Vec::new(),
             body: Bytes::new(),
         })
+    }
+
+    /// It was found where its account's events do not belong.
+    pub fn is_misplaced(&mut self) {
+        self.novelties.push(Novelty { kind: NoveltyKind::Partition, text: String::new() });
     }
 
     /// For callers that take only what this Herald knows.

@@ -180,6 +180,21 @@ pub fn part_of(stream: &str, number: u32) -> String {
     format!("{stream}:{number}")
 }
 
+/// The accounts whose events belong in one stream: those whose slot, divided by `parts`, leaves `rest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accounts {
+    parts: u32,
+    rest: u32,
+}
+
+impl Accounts {
+    pub const ALL: Self = Self { parts: 1, rest: 0 };
+
+    pub fn has(self, account: &AccountId) -> bool {
+        u32::from(Slot::of_account(account).number()) % self.parts == self.rest
+    }
+}
+
 /// A stream with its parts, their parts and so on, each with its mode, as they were when somebody looked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Layout {
@@ -235,15 +250,29 @@ impl Layout {
 
     /// Into how many parts all levels above this stream split, together: what is left of an account's slot there was divided by that.
     pub fn above(&self, stream: &str) -> u32 {
-        let (mut all, mut at) = (1, self.root.clone());
+        self.descend(stream).0.parts
+    }
+
+    /// All, as far as this layout does not know the stream.
+    pub fn accounts(&self, stream: &str) -> Accounts {
+        match self.descend(stream) {
+            (accounts, true) => accounts,
+            (_, false) => Accounts::ALL,
+        }
+    }
+
+    /// Those of the stream, or of the last one on the way there that is known; and whether that is the stream.
+    fn descend(&self, stream: &str) -> (Accounts, bool) {
+        let (mut accounts, mut at) = (Accounts::ALL, self.root.clone());
         while at != stream
             && let Some(parts) = self.mode(&at).parts()
             && let Some(rest) = stream.strip_prefix(&at).and_then(|rest| rest.strip_prefix(':'))
             && let Ok(part) = rest.split(':').next().unwrap_or_default().parse()
         {
-            (all, at) = (all * parts, part_of(&at, part));
+            let Accounts { parts: above, rest } = accounts;
+            (accounts, at) = (Accounts { parts: above * parts, rest: rest + above * part }, part_of(&at, part));
         }
-        all
+        (accounts, at == stream)
     }
 
     /// The streams that an account's events go through: the root, and in the end the one that has its deliveries. While a stream is
@@ -322,6 +351,14 @@ mod tests {
         assert_eq!(layout.path(&account("acc_a")), ["payment-intents", "payment-intents:62"]);
         let above = ["payment-intents", "payment-intents:6", "payment-intents:6:3", "payment-intents:62"];
         assert_eq!(above.map(|stream| layout.above(stream)), [1, 64, 256, 64]);
+        // An account belongs to each stream on its path, and of no other.
+        for account in ["acc_test", "acc_a", "acc_1", "acc_00000000000000000000"].map(account) {
+            let has = |stream: &String| layout.accounts(stream).has(&account);
+            assert_eq!(layout.streams().into_iter().filter(has).collect::<Vec<_>>(), layout.path(&account));
+        }
+        for unknown in ["payment-intents:5:1", "other:1"] {
+            assert_eq!(layout.accounts(unknown), Accounts::ALL, "nobody can say");
+        }
     }
 
     #[test]

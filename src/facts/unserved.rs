@@ -11,6 +11,8 @@ pub enum Oddity {
     NoEndpoint,
     /// Its type is none that this Herald knows. It is delivered all the same.
     UnknownType,
+    /// It is in a partition that its account does not belong to. It is delivered all the same.
+    Misplaced,
 }
 
 /// One account's odd events.
@@ -20,6 +22,8 @@ pub struct Unserved {
     pub no_endpoint: Option<OddCount>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_type: Option<OddCount>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub misplaced: Option<OddCount>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,7 @@ impl Unserved {
         let known = match oddity {
             Oddity::NoEndpoint => &mut self.no_endpoint,
             Oddity::UnknownType => &mut self.unknown_type,
+            Oddity::Misplaced => &mut self.misplaced,
         };
         let mut so_far = known.take().map(|known| known.count);
         Count::add(&mut so_far, count, at_ms);
@@ -55,7 +60,8 @@ impl Unserved {
     }
 
     pub fn last_ms(&self) -> u64 {
-        self.no_endpoint.iter().chain(&self.unknown_type).map(|odd| odd.count.last_ms).max().unwrap_or(0)
+        let all = [&self.no_endpoint, &self.unknown_type, &self.misplaced];
+        all.into_iter().flatten().map(|odd| odd.count.last_ms).max().unwrap_or(0)
     }
 }
 

@@ -185,7 +185,7 @@ impl Metrics {
         let novel_events = by_label(
             r,
             "novel_events",
-            "Events in which something was new to this Herald, by what",
+            "Events in which something was not what this Herald expects, by what",
             NoveltyKind::ALL.map(|kind| KindLabel { kind: kind.name() }),
         );
         let first_attempt_delay = seconds(

@@ -71,6 +71,53 @@ async fn an_endpoint_that_is_gone_is_owed_what_its_whole_path_had_accepted_by_th
     assert!(herald.stop().await.success());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_in_a_partition_of_others_is_delivered_and_told_of_or_refused_where_that_is_wanted() {
+    let world = World::new().await;
+    let accounts = world.register_many(8).await;
+    split(&world).await;
+    let setup = world.setup();
+    let herald = setup.start();
+    until_all_are_owned(&herald).await;
+    let elsewhere =
+        accounts.iter().map(|account| stream_of(account)).find(|it| *it != stream_of(&accounts[0])).unwrap();
+    let misplace = async |number: usize| {
+        let event = Event::new(number, &accounts[0], &format!("pi_{number}"), "Created");
+        world.redis.command::<String>(&["XADD", &elsewhere, "*", "event", &event.body]).await
+    };
+    publish(&world, &accounts.iter().enumerate().map(|(n, it)| Event::new(n, it, "pi", "Created")).collect::<Vec<_>>())
+        .await;
+    misplace(100).await;
+    misplace(101).await;
+    world.merchants.until_delivered(accounts.len() + 2).await;
+    herald.until_metric("herald_novel_events_total{kind=\"partition\"}", |events| events == 2.0).await;
+    until("the doctor to name whose events are in the wrong place", async || {
+        let said = run(&world, &["doctor"]);
+        said.contains(&format!("{} has 2 events in a partition that it does not belong to", accounts[0]))
+            && said.contains(&format!("herald partition of {}", accounts[0]))
+    })
+    .await;
+    assert!(herald.stop().await.success());
+    let herald = setup.env("HERALD_EVENTS_STRICT", "true").start();
+    until_all_are_owned(&herald).await;
+    let entry = misplace(102).await;
+    let quarantine = format!("herald:{{{elsewhere}}}:quarantine");
+    until("the entry to be quarantined", async || world.number(&["XLEN", &quarantine]).await == 1).await;
+    let shown = run(&world, &["quarantine", "show", &entry]);
+    assert!(shown.contains("belongs to another partition"), "{shown}");
+    assert_eq!(world.merchants.delivered(), accounts.len() + 2);
+    assert!(herald.stop().await.success());
+}
+
+/// What a verb prints, however it ends.
+fn run(world: &World, words: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.args(words).env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_REDIS_URL", world.redis.url());
+    command.env("HERALD_HISTORY_URL", "");
+    let output = tokio::task::block_in_place(|| command.output().expect("herald runs"));
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
 async fn leases(world: &World) -> Vec<String> {
     let mut leases = world.keys("herald:*:lease").await;
     leases.sort();

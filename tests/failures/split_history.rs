@@ -151,6 +151,15 @@ async fn workers_that_share_the_parts_have_all_of_them_in_a_file_each() {
     let start = |name: &str, place: &Place| split(setup(&world, place)).env("HERALD_WORKER", name).start();
     let (one, two) = (start("one", &files[0]), start("two", &files[1]));
     until_leases(&world, 2).await;
+    // What was accepted before a history has begun is not in it; each tells of the log and of the events.
+    until("two histories of each part", async || {
+        let mut told = Vec::new();
+        for part in 0..PARTS {
+            told.push(world.number(&["HLEN", &format!("herald:{{{STREAM}:{part}}}:history")]).await);
+        }
+        told.iter().all(|told| *told == 4)
+    })
+    .await;
     let events = lives(33, &accounts, 400);
     world.publish(&events).await;
     for place in &files {

@@ -606,6 +606,7 @@ fn budgets(seed: u64) -> Budgets {
         slow: few(whole.slow.bytes),
         outbox: few(whole.outbox.bytes),
         deferred: few(whole.deferred.bytes),
+        in_vain: whole.in_vain,
         // Less than a hanging receiver takes.
         slow_after_ms: 100,
         new_for_ms: 25,

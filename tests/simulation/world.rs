@@ -37,6 +37,7 @@ use herald::{
         log::{End, Logged},
         operation::Kind,
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+        partition::Accounts,
         quota::{Quota, Quotas},
         retry::{DeadReason, RetryOverrides, RetryPolicy, RetrySettings},
         stamped::Stamped,

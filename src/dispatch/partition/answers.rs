@@ -5,7 +5,7 @@ use super::{
     Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS, INDEX_PAUSE_MS, INTO_BACKLOGS,
     Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode, Origin, Outstanding, Page, Partition,
     Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, Stamped, TRIM_ROUND, Telling, TermState,
-    Traceparent, UnknownMode, VecDeque, Wide,
+    Traceparent, UnknownMode, VecDeque, Wide, is_operators,
 };
 
 impl<D: Directory> Partition<D> {
@@ -176,7 +176,7 @@ impl<D: Directory> Partition<D> {
         self.hear_time(now, redis_ms);
         (self.is_taken, self.is_cancelled) = (false, false);
         self.lease.begin(sent);
-        self.term = TermState::new(now, redis_ms, self.settings.budgets.deferred);
+        self.term = TermState::new(now, redis_ms, self.settings.budgets);
         self.happenings.extend(self.lease.term().cloned().map(|term| Happening::TermBegan { term }));
         match mode {
             Ok(mode) => {
@@ -343,7 +343,10 @@ impl<D: Directory> Partition<D> {
     }
 
     fn parse(&self, body: Bytes) -> Result<Event, EventError> {
-        let event = Event::parse(body)?;
+        let mut event = Event::parse(body)?;
+        if !self.settings.accounts.has(&event.account) && !is_operators(&event.account) {
+            event.is_misplaced();
+        }
         match self.settings.strict_events {
             true => event.require_familiar().map(|()| event),
             false => Ok(event),

@@ -23,7 +23,7 @@ const LEAST_PAGE: usize = 32;
 
 /// Deliveries of an account's entries in memory that are looked at together: what it cannot take of them goes back, so many of them would be
 /// moved to and fro where it takes few at a time.
-const PAGE_HERE: usize = 32;
+const PAGE_HERE: usize = 64;
 
 /// Entries for many endpoints that are admitted in turns.
 pub(super) const MAX_IN_PARTS: usize = 4;
@@ -43,8 +43,13 @@ const ENTRY_BYTES: usize = 512;
 /// this time, as then it is nearly as quick as reading itself …
 const PATIENCE_MS: u64 = 40;
 
-/// … and an account that does not is read past, for this long. Entries of others may be behind its own.
+/// … and an account that does not is read past, for this long. Entries of others may be behind its own. Several partitions
+/// of a process share the time in which they do so, and wait the longer for it: what is read past is read twice, which would
+/// keep them from what they have.
 const IMPATIENT_MS: u64 = 250;
+
+/// A partition that has read in vain counts among those for so long.
+const IN_VAIN_MS: u64 = 1_000;
 
 /// When entries of others that had to wait for nothing were read this recently, more are expected behind the account's own.
 /// The account's own are then read past at once, although what is read ahead costs twice.
@@ -63,6 +68,9 @@ pub(super) struct Deferral {
     /// How much of them is in memory, and how much may be.
     here: Budget,
     budget: Budget,
+    /// How many partitions read in vain, this one included; and when this one did so last.
+    in_vain: u64,
+    in_vain_at: Option<u64>,
     /// Entries in memory that are admitted in parts.
     in_parts: usize,
     /// Accounts that wait for one of those to end, in turn: each once.
@@ -149,8 +157,8 @@ fn weight(arrival: &StagedEntry) -> usize {
 }
 
 impl Deferral {
-    /// With room in memory for this much.
-    pub fn new(budget: Budget) -> Self {
+    /// With room in memory for this much, of a process in which so many partitions read in vain.
+    pub fn new(budget: Budget, in_vain: usize) -> Self {
         Self {
             waiting: BTreeMap::new(),
             relieved: VecDeque::new(),
@@ -159,6 +167,8 @@ impl Deferral {
             entries: 0,
             here: Budget::default(),
             budget,
+            in_vain: in_vain as u64,
+            in_vain_at: None,
             in_parts: 0,
             wide: VecDeque::new(),
             are_wide: HashSet::default(),
@@ -170,8 +180,8 @@ impl Deferral {
     }
 
     /// What is in memory stays there, whatever the budget.
-    pub fn set_budget(&mut self, budget: Budget) {
-        self.budget = budget;
+    pub fn set_budget(&mut self, budget: Budget, in_vain: usize) {
+        (self.budget, self.in_vain) = (budget, in_vain as u64);
     }
 
     /// Whether an entry has to wait behind others of its account.
@@ -323,8 +333,8 @@ impl Deferral {
     pub fn admitted(&mut self, now: u64, account: &AccountId) {
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.account == *account) {
             pause.taken += 1;
-            if pause.taken >= READ_MAX {
-                (pause.until, pause.taken) = (now + PATIENCE_MS, 0);
+            if pause.taken as u64 >= READ_MAX as u64 * self.in_vain {
+                (pause.until, pause.taken) = (now + PATIENCE_MS * self.in_vain, 0);
             }
         }
         if let Some(waiting) = self.waiting.get_mut(account)
@@ -413,12 +423,17 @@ impl Deferral {
 
     /// Everything of a page that was read for the first time has to wait.
     pub fn read_in_vain(&mut self, now: u64) {
+        self.in_vain_at = Some(now);
         let is_waited_for = |account: &AccountId| !self.has_room_for_page(account) && !self.others_pass(now, account);
         let Some(account) = self.latest.clone().filter(is_waited_for) else { return };
         match &self.pause {
-            Some(pause) if now >= pause.until && now < pause.until + IMPATIENT_MS => {}
-            _ => self.pause = Some(Pause { account, until: now + PATIENCE_MS, taken: 0 }),
+            Some(pause) if now >= pause.until && now < pause.until + IMPATIENT_MS / self.in_vain => {}
+            _ => self.pause = Some(Pause { account, until: now + PATIENCE_MS * self.in_vain, taken: 0 }),
         }
+    }
+
+    pub fn reads_in_vain(&self, now: u64) -> bool {
+        self.in_vain_at.is_some_and(|at| now < at + IN_VAIN_MS)
     }
 
     /// Whether a page of this account's would not have to be read twice; or whether so much waits for it that nobody should
@@ -430,7 +445,7 @@ impl Deferral {
         let is_in_memory = waiting.last == waiting.after
             && self.here.count + own.count + 2 * READ_MAX <= self.budget.count
             && self.here.bytes + own.bytes + 2 * page <= self.budget.bytes;
-        is_in_memory || waiting.entries > self.budget.count
+        is_in_memory || waiting.entries as u64 > self.budget.count as u64 * self.in_vain
     }
 
     /// Something is read for the first time. If the account that was waited for has room by now, the waiting has succeeded.
@@ -614,7 +629,7 @@ mod tests {
 
     /// With room for this many entries of one account, and as many of others.
     fn with_room(count: usize) -> Deferral {
-        Deferral::new(Budget { count: 2 * count, bytes: 1 << 20 })
+        Deferral::new(Budget { count: 2 * count, bytes: 1 << 20 }, 1)
     }
 
     impl Deferral {
@@ -784,5 +799,21 @@ mod tests {
         assert_eq!(deferral.pauses_until(), Some(200 + PATIENCE_MS));
         deferral.read_in_vain(200 + PATIENCE_MS + IMPATIENT_MS);
         assert_eq!(deferral.pauses_until(), Some(200 + 2 * PATIENCE_MS + IMPATIENT_MS));
+    }
+
+    #[test]
+    fn partitions_that_read_in_vain_share_the_time_for_it() {
+        let mut deferral = Deferral::new(Budget { count: 2 * READ_MAX, bytes: 1 << 20 }, 50);
+        let waits = account("acc_waits");
+        deferral.defer_all(&waits, 1..=READ_MAX as u64, &Source::Stream);
+        assert!(!deferral.reads_in_vain(100));
+        deferral.read_in_vain(100);
+        let until = 100 + 50 * PATIENCE_MS;
+        assert_eq!(deferral.pauses_until(), Some(until));
+        deferral.read_in_vain(until);
+        assert_eq!(deferral.pauses_until(), Some(until), "its time has come");
+        deferral.read_in_vain(until + IMPATIENT_MS / 50);
+        assert_eq!(deferral.pauses_until(), Some(until + IMPATIENT_MS / 50 + 50 * PATIENCE_MS));
+        assert!(deferral.reads_in_vain(until) && !deferral.reads_in_vain(until + 2 * IN_VAIN_MS));
     }
 }

@@ -125,6 +125,7 @@ impl<'a> Run<'a> {
             dead_max_count: 1_000_000,
             quarantine_bytes: 1 << 20,
             strict_events: false,
+            accounts: Accounts::ALL,
             acquire_every_ms: 200,
             most_parts: 1024,
             parts: 1,

@@ -1,7 +1,7 @@
 //! What belongs to one term, and is made new with each: nothing of the term before can be left in it.
 
 use super::{
-    Budget, Deferral, EXPIRE_EVERY_MS, EndpointId, EntryId, INDEX_AFTER_MS, LookFrom, REMEMBER_MS, Staged,
+    Budgets, Deferral, EXPIRE_EVERY_MS, EndpointId, EntryId, INDEX_AFTER_MS, LookFrom, REMEMBER_MS, Staged,
     TRIM_EVERY_MS, TRIM_SELDOM_MS, VecDeque,
 };
 use crate::store::protocol::RETAIN_PARTS;
@@ -100,7 +100,7 @@ impl TermState {
     }
 
     /// By Redis' clock it is `redis_ms`.
-    pub fn new(now: u64, redis_ms: u64, deferred: Budget) -> Self {
+    pub fn new(now: u64, redis_ms: u64, budgets: Budgets) -> Self {
         Self {
             remember_until: now + REMEMBER_MS,
             is_confirmed: false,
@@ -118,7 +118,7 @@ impl TermState {
             feeds_backlogs: false,
             staged: None,
             was_in_parts: false,
-            deferral: Deferral::new(deferred),
+            deferral: Deferral::new(budgets.deferred, budgets.in_vain),
             admitted_at: now,
             more_requests: true,
             inbox_after: EntryId::ZERO,

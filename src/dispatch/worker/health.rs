@@ -262,9 +262,11 @@ impl Odd {
     pub fn happened(&mut self, happening: &Happening) {
         match happening {
             Happening::NoEndpoint { entry, account, .. } => self.add(account, Oddity::NoEndpoint, *entry, ""),
-            Happening::Novelty { entry, account, novelty, .. } if novelty.kind == NoveltyKind::EventType => {
-                self.add(account, Oddity::UnknownType, *entry, &novelty.text);
-            }
+            Happening::Novelty { entry, account, novelty, .. } => match novelty.kind {
+                NoveltyKind::EventType => self.add(account, Oddity::UnknownType, *entry, &novelty.text),
+                NoveltyKind::Partition => self.add(account, Oddity::Misplaced, *entry, ""),
+                NoveltyKind::PaymentStatus | NoveltyKind::CaptureMode => {}
+            },
             _ => {}
         }
     }

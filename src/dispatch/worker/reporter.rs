@@ -233,7 +233,7 @@ fn log(happening: &Happening, tracer: Option<&Tracer>) {
         Happening::Quarantined { entry, error } => each!(%entry, error, "quarantined"),
         Happening::Novelty { entry, event, account, novelty } => {
             let kind = novelty.kind.name();
-            warn!(%entry, %event, %account, "new to this Herald, and delivered: {kind} {novelty}; said once")
+            warn!(%entry, %event, %account, "not what this Herald expects, and delivered: {kind} {novelty}; said once")
         }
         Happening::TrimmedWhilePending { entry } => {
             error!(%entry, "the entry was trimmed while it was pending; its event is gone")

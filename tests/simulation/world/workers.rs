@@ -29,6 +29,7 @@ impl World {
             dead_max_count: 1_000_000,
             quarantine_bytes: 16 << 20,
             strict_events: false,
+            accounts: Accounts::ALL,
             acquire_every_ms: 200,
             most_parts: 1024,
             parts: 1,
