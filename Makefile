@@ -17,7 +17,7 @@ PARTS ?=
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo screenshots bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test check fmt tools setup fuzz prove operate
+.PHONY: demo screenshots bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test test-waiting test-working check fmt tools setup fuzz prove operate
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
@@ -52,7 +52,17 @@ bench-history: tools
 # a time than processors.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 test: setup check
-	cargo test --locked
+	cargo test --locked --no-run
+	@$(MAKE) --no-print-directory -j2 test-waiting test-working
+	cargo test --locked --doc
+
+# Those that mostly wait run beside those that compute, so that both take about as long; which are which was measured.
+TESTS := $(sort $(basename $(notdir $(wildcard tests/*.rs))) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)))
+WAITING := demo edges intents loadtest_load nginx operate ops prove receivers sender setup
+test-waiting:
+	cargo test --locked $(WAITING:%=--test %)
+test-working:
+	cargo test --locked --lib --bins $(patsubst %,--test %,$(filter-out $(WAITING),$(TESTS)))
 
 # The pictures in README.md, of a Herald with something to show.
 screenshots: setup

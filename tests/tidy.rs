@@ -549,3 +549,28 @@ fn the_log_has_no_field_that_its_schema_does_not_name() {
     }
     assert!(lines > 80, "{lines} lines: the rule checks nothing");
 }
+
+/// Each once, beside the others or after them: a target that no line of the Makefile named would never run.
+#[test]
+fn make_test_runs_every_target() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let targets: BTreeSet<String> = fs::read_dir(root.join("tests"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "rs") || path.join("main.rs").is_file())
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let output = std::process::Command::new("make")
+        .args(["--no-print-directory", "-n", "test-waiting", "test-working"])
+        .current_dir(root)
+        .env_remove("MAKEFLAGS")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = printed.split_whitespace().collect();
+    let named = words.windows(2).filter(|pair| pair[0] == "--test").map(|pair| pair[1].to_owned());
+    let mut named: Vec<String> = named.collect();
+    named.sort();
+    assert_eq!(named, targets.into_iter().collect::<Vec<_>>());
+    assert!(words.contains(&"--lib") && words.contains(&"--bins"));
+}
