@@ -109,6 +109,28 @@ async fn an_event_in_a_partition_of_others_is_delivered_and_told_of_or_refused_w
     assert!(herald.stop().await.success());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_which_nothing_is_passed_on_is_not_ready() {
+    let world = World::new().await;
+    let accounts = world.register_many(1).await;
+    split(&world).await;
+    let herald = world.setup().start();
+    until_all_are_owned(&herald).await;
+    let ready = || herald.get("/readyz").unwrap();
+    until("it is ready", async || ready().0 == 200).await;
+    let gate = format!("herald:{{{}}}:gate", stream_of(&accounts[0]));
+    world.redis.command::<String>(&["SET", &gate, "another-split"]).await;
+    let event = Event::new(1, &accounts[0], "pi_1", "Created");
+    world.redis.command::<String>(&["XADD", "payment-intents", "*", "event", &event.body]).await;
+    until("it is not ready", async || ready().0 == 503).await;
+    let (_, why) = ready();
+    assert!(why.contains("there is a backlog and nothing moves: payment-intents"), "{why}");
+    world.redis.command::<u64>(&["DEL", &gate]).await;
+    world.merchants.until_delivered(1).await;
+    until("it is ready again", async || ready().0 == 200).await;
+    assert!(herald.stop().await.success());
+}
+
 /// What a verb prints, however it ends.
 fn run(world: &World, words: &[&str]) -> String {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_herald"));

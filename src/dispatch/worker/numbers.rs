@@ -56,9 +56,12 @@ impl Worker {
         }
         // Only an operator's own pause excuses an owner: a lost registry or a term that keeps failing does not.
         let is_routed = self.partition.routes().is_some();
-        let is_ours = !is_routed && !self.partition.is_standby() && self.registry.paused_all().is_none();
+        let is_ours = !self.partition.is_standby() && self.registry.paused_all().is_none();
         let has_backlog = numbers.has_backlog(self.partition.tally().in_flight as u64);
-        self.readiness.backlog(is_ours && has_backlog, longest_attempt, clock::now());
+        // Of what it passes on its router tells.
+        if !is_routed {
+            self.readiness.backlog(is_ours && has_backlog, longest_attempt, clock::now());
+        }
         let foreign_lag_ms = self.look_at_foreign(numbers.slowest_foreign);
         self.look_at_quarantine(numbers.quarantine_dropped);
         // What a former owner knows of receivers is out of date.

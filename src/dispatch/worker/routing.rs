@@ -169,8 +169,13 @@ impl Task {
                 () = work => {}
                 changed = terms.changed() => if changed.is_err() { return },
             }
-            self.parts.metrics.set_route_lag(Duration::ZERO);
+            self.tell_lag(Duration::ZERO);
         }
+    }
+
+    fn tell_lag(&self, lag: Duration) {
+        self.parts.metrics.set_route_lag(lag);
+        self.parts.readiness.backlog(!lag.is_zero(), Duration::ZERO, clock::now());
     }
 
     /// Until the term is over.
@@ -311,7 +316,7 @@ impl Task {
             for happening in router.take_happenings() {
                 self.happened(happening);
             }
-            self.parts.metrics.set_route_lag(Duration::from_millis(router.lag_ms(now())));
+            self.tell_lag(Duration::from_millis(router.lag_ms(now())));
         }
     }
 
