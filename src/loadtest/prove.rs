@@ -38,9 +38,9 @@ const SHORTEST: Duration = Duration::from_secs(6);
 /// Scenarios whose figures would mean nothing with random faults; they keep their thresholds instead.
 const UNDISTURBED: [&str; 4] = ["steady", "noisy-neighbour", "imperfect-world", "many-endpoints"];
 
-/// Also run without random faults, which would excuse what its own receivers are there to prove: retries on time, and
-/// silence after a 410.
-const ALSO_UNDISTURBED: &str = "flaky-world";
+/// Also run without random faults, which would excuse what they are there to prove: retries on time and silence after a 410, and that
+/// a full Redis stops nothing.
+const ALSO_UNDISTURBED: [&str; 2] = ["flaky-world", "full-redis"];
 
 /// The short form: what matters most, at rates that a test build can keep up with on two shared cores.
 const SHORT: [(&str, &str); 5] = [
@@ -271,7 +271,9 @@ fn long(seed: u64, time: Duration) -> Result<Vec<Step>> {
     for (name, _) in BUILT_IN {
         scenarios.push((*name, scenarios::find(name)?, !UNDISTURBED.contains(name)));
     }
-    scenarios.push((ALSO_UNDISTURBED, scenarios::find(ALSO_UNDISTURBED)?, false));
+    for name in ALSO_UNDISTURBED {
+        scenarios.push((name, scenarios::find(name)?, false));
+    }
     let loads: Duration = scenarios.iter().map(|(_, scenario, _)| scenario.length()).sum();
     let tails = TAIL * scenarios.len() as u32;
     let rounds = (time.as_secs_f64() / (loads + tails).as_secs_f64()).floor().max(1.0);
