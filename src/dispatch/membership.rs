@@ -443,7 +443,8 @@ impl Membership {
         let leaving = self.members.iter().filter(|member| member.is_draining);
         let until = now + self.settings.lease_ms + self.orphaned_after_ms();
         self.left.extend(leaving.map(|member| (member.id.clone(), until)));
-        self.left.retain(|_, until| now < *until);
+        let is_back = |id: &String| self.members.iter().any(|member| member.id == *id && !member.is_draining);
+        self.left.retain(|id, until| now < *until && !is_back(id));
         for member in &self.members {
             for stream in member.owned.iter().filter(|stream| self.doing.get(*stream) != Some(&Doing::Owned)) {
                 self.had_by.insert(stream.clone(), member.id.clone());

@@ -332,6 +332,23 @@ fn what_a_worker_that_leaves_lets_go_of_in_the_end_was_given() {
     }
 }
 
+/// Started again under its name, it leaves no more.
+#[test]
+fn what_a_worker_had_that_came_back_and_died_was_not_given() {
+    let streams: Vec<String> = ["s", "s:0", "s:1"].map(str::to_owned).to_vec();
+    let owned = streams.iter().cloned().collect();
+    let back = Member { id: "other".to_owned(), weight: 1, is_draining: false, is_whole: true, owned };
+    let mut membership = Membership::new(Settings { id: "this".to_owned(), weight: 1, lease_ms: LEASE_MS });
+    membership.heard(0, true, vec![back.clone()], streams.clone());
+    membership.heard(LEASE_MS / 3, true, vec![Member { is_draining: true, ..back.clone() }], streams.clone());
+    membership.heard(LEASE_MS / 2, true, vec![back], streams.clone());
+    membership.heard(LEASE_MS, true, Vec::new(), streams.clone());
+    membership.heard(LEASE_MS * 4 / 3, true, Vec::new(), streams.clone());
+    membership.does(LEASE_MS * 4 / 3, BTreeMap::from([("s:1".to_owned(), Doing::Owned)]));
+    membership.heard(LEASE_MS * 5 / 3, true, Vec::new(), streams);
+    assert_eq!(membership.take_came(), [Came::TakenOver]);
+}
+
 #[test]
 fn the_last_one_need_not_wait_for_anybody() {
     let mut world = World::new(7, 8, 1);

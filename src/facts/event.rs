@@ -121,7 +121,7 @@ impl fmt::Display for Novelty {
             (NoveltyKind::CaptureMode, "") => f.write_str("captureMode: is missing"),
             (NoveltyKind::CaptureMode, text) => write!(f, "captureMode: {text:?} is not known; it is Auto or Manual"),
             (NoveltyKind::Partition, _) => f.write_str(
-                "accountId: belongs to another partition, which herald partition of ACCOUNT names; order and limits hold within one",
+                "accountId: belongs to another partition (herald partition of ACCOUNT): write it there, or to the stream itself",
             ),
         }
     }
@@ -296,7 +296,7 @@ impl Event {
     }
 
     /// It was found where its account's events do not belong.
-    pub fn is_misplaced(&mut self) {
+    pub fn note_misplaced(&mut self) {
         self.novelties.push(Novelty { kind: NoveltyKind::Partition, text: String::new() });
     }
 

@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(layout.path(&account("acc_a")), ["payment-intents", "payment-intents:62"]);
         let above = ["payment-intents", "payment-intents:6", "payment-intents:6:3", "payment-intents:62"];
         assert_eq!(above.map(|stream| layout.above(stream)), [1, 64, 256, 64]);
-        // An account belongs to each stream on its path, and of no other.
+        // An account belongs to each stream on its path, and to no other.
         for account in ["acc_test", "acc_a", "acc_1", "acc_00000000000000000000"].map(account) {
             let has = |stream: &String| layout.accounts(stream).has(&account);
             assert_eq!(layout.streams().into_iter().filter(has).collect::<Vec<_>>(), layout.path(&account));

@@ -606,7 +606,7 @@ fn budgets(seed: u64) -> Budgets {
         slow: few(whole.slow.bytes),
         outbox: few(whole.outbox.bytes),
         deferred: few(whole.deferred.bytes),
-        in_vain: whole.in_vain,
+        in_vain: chance.within(1, 64) as usize,
         // Less than a hanging receiver takes.
         slow_after_ms: 100,
         new_for_ms: 25,

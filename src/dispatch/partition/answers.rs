@@ -345,7 +345,7 @@ impl<D: Directory> Partition<D> {
     fn parse(&self, body: Bytes) -> Result<Event, EventError> {
         let mut event = Event::parse(body)?;
         if !self.settings.accounts.has(&event.account) && !is_operators(&event.account) {
-            event.is_misplaced();
+            event.note_misplaced();
         }
         match self.settings.strict_events {
             true => event.require_familiar().map(|()| event),

@@ -48,6 +48,10 @@ const PATIENCE_MS: u64 = 40;
 /// keep them from what they have.
 const IMPATIENT_MS: u64 = 250;
 
+/// No more than so many count: whoever is behind an account that takes nothing waits two and a half seconds for a page at most, though a
+/// thousand partitions read in vain.
+const MOST_IN_VAIN: usize = 64;
+
 /// A partition that has read in vain counts among those for so long.
 const IN_VAIN_MS: u64 = 1_000;
 
@@ -167,7 +171,7 @@ impl Deferral {
             entries: 0,
             here: Budget::default(),
             budget,
-            in_vain: in_vain as u64,
+            in_vain: in_vain.min(MOST_IN_VAIN) as u64,
             in_vain_at: None,
             in_parts: 0,
             wide: VecDeque::new(),
@@ -181,7 +185,7 @@ impl Deferral {
 
     /// What is in memory stays there, whatever the budget.
     pub fn set_budget(&mut self, budget: Budget, in_vain: usize) {
-        (self.budget, self.in_vain) = (budget, in_vain as u64);
+        (self.budget, self.in_vain) = (budget, in_vain.min(MOST_IN_VAIN) as u64);
     }
 
     /// Whether an entry has to wait behind others of its account.
@@ -815,5 +819,10 @@ mod tests {
         deferral.read_in_vain(until + IMPATIENT_MS / 50);
         assert_eq!(deferral.pauses_until(), Some(until + IMPATIENT_MS / 50 + 50 * PATIENCE_MS));
         assert!(deferral.reads_in_vain(until) && !deferral.reads_in_vain(until + 2 * IN_VAIN_MS));
+        // A thousand of them keep nobody waiting for a minute.
+        let mut deferral = Deferral::new(Budget { count: 2 * READ_MAX, bytes: 1 << 20 }, 1_024);
+        deferral.defer_all(&waits, 1..=READ_MAX as u64, &Source::Stream);
+        deferral.read_in_vain(100);
+        assert_eq!(deferral.pauses_until(), Some(100 + 64 * PATIENCE_MS));
     }
 }
