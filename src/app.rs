@@ -523,7 +523,8 @@ impl Partitions {
     /// What each might have alone.
     fn budgets(config: &Config, senders: u64) -> Budgets {
         let bytes = usize::try_from(config.limits.body_bytes).unwrap_or(usize::MAX);
-        Budgets::of(bytes).within(connections_each(config, senders))
+        let in_flight = usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX);
+        Budgets::of(bytes).waiting_for(in_flight).within(connections_each(config, senders))
     }
 
     fn settings(&self, stream: &str) -> Result<Settings> {

@@ -35,7 +35,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 69] = [
+pub(super) const KEYS: [Key; 70] = [
     key("listen"),
     key("metrics_listen"),
     key("threads"),
@@ -83,6 +83,7 @@ pub(super) const KEYS: [Key; 69] = [
     key("log.format"),
     key("shutdown.grace"),
     key("limits.body_bytes"),
+    named("limits.in_flight", "HERALD_IN_FLIGHT"),
     key("limits.attempt_log_entries"),
     key("limits.quarantine_bytes"),
     key("limits.disable_after"),

@@ -156,6 +156,8 @@ pub struct IntentsConfig {
 pub struct LimitsConfig {
     /// Bodies in memory, bytes.
     pub body_bytes: u64,
+    /// Attempts that wait for receivers that do not answer at once.
+    pub in_flight: u64,
     pub attempt_log_entries: u64,
     /// How much the quarantine may hold in Redis, bytes.
     pub quarantine_bytes: u64,
@@ -460,6 +462,8 @@ impl Reader {
     pub fn limits(&mut self) -> Option<LimitsConfig> {
         // One read takes up to 1 MiB: with room for fewer than four, reading would stop and go.
         let body_bytes = self.one("limits.body_bytes", number_in(4 << 20..=64 << 30));
+        // With fewer an endpoint would not have one for each of its places.
+        let in_flight = self.one("limits.in_flight", number_in(64..=65_536));
         let attempt_log_entries = self.one("limits.attempt_log_entries", number_in(1_000..=10_000_000));
         // The largest entry takes 64 KiB.
         let quarantine_bytes = self.one("limits.quarantine_bytes", number_in(1 << 20..=64 << 30));
@@ -467,6 +471,7 @@ impl Reader {
         let (dead_letters, audit, breaker) = (self.dead_letters(), self.audit(), self.breaker());
         Some(LimitsConfig {
             body_bytes: body_bytes?,
+            in_flight: in_flight?,
             attempt_log_entries: attempt_log_entries?,
             quarantine_bytes: quarantine_bytes?,
             disable_after: disable_after.map(|after| Some(after).filter(|after| !after.is_zero()))?,

@@ -90,6 +90,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LOG_FORMAT", "auto"),
         ("HERALD_SHUTDOWN_GRACE", "20s"),
         ("HERALD_LIMITS_BODY_BYTES", "67108864"),
+        ("HERALD_IN_FLIGHT", "2048"),
         ("HERALD_LIMITS_ATTEMPT_LOG_ENTRIES", "100000"),
         ("HERALD_LIMITS_QUARANTINE_BYTES", "16777216"),
         ("HERALD_LIMITS_DISABLE_AFTER", "5d"),
@@ -151,7 +152,7 @@ fn the_built_in_default_means_what_it_says() {
     assert_eq!((config.admin_token, config.log.format, config.threads), (None, LogFormat::Auto, None));
     assert_eq!(config.shutdown.grace, Duration::from_secs(20));
     let limits = config.limits;
-    assert_eq!((limits.body_bytes, limits.attempt_log_entries), (64 << 20, 100_000));
+    assert_eq!((limits.body_bytes, limits.in_flight, limits.attempt_log_entries), (64 << 20, 2_048, 100_000));
     assert_eq!((limits.quarantine_bytes, config.events.strict), (16 << 20, false));
     assert_eq!(config.quotas, quota::Settings::default());
     let history = config.history;
@@ -217,7 +218,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 69] = [
+const BOUNDS: [Bounds; 70] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("threads", &["auto", "1", "256"], &["0", "257", "", "all"]),
@@ -295,6 +296,7 @@ const BOUNDS: [Bounds; 69] = [
     ("log.format", &["auto", "text", "json"], &["yaml", ""]),
     ("shutdown.grace", &["1s", "10m"], &["0s", "11m"]),
     ("limits.body_bytes", &["4194304", "67_108_864"], &["4194303", "64MiB", "68719476737"]),
+    ("limits.in_flight", &["64", "65536"], &["63", "65537", ""]),
     ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
     ("limits.disable_after", &["0s", "365d"], &["366d", "5"]),
     ("limits.quarantine_bytes", &["1048576", "68719476736"], &["1048575", "16MiB", "68719476737"]),

@@ -94,6 +94,11 @@ impl Budgets {
         }
     }
 
+    /// So many attempts may keep us waiting at a time.
+    pub fn waiting_for(self, in_flight: usize) -> Self {
+        Self { slow: Budget { count: in_flight, ..self.slow }, ..self }
+    }
+
     /// For this many connections: slow flights, even when overfull, must not take the last one.
     pub fn within(self, connections: usize) -> Self {
         let count = self.slow.count.min(connections * 4 / 5);
@@ -114,7 +119,8 @@ impl Budgets {
             bytes: (times * (all.bytes / partitions)).max(LEAST_BYTES).min(all.bytes),
         };
         let (fresh, kept) = (part(self.fresh, LEAST_FRESH, FRESH), part(self.kept, LEAST, KEPT));
-        let (slow, deferred) = (part(self.slow, LEAST_SLOW, SLOW), part(self.deferred, LEAST_DEFERRED, DEFERRED));
+        let (slow, deferred) =
+            (part(self.slow, LEAST_SLOW, self.slow.count), part(self.deferred, LEAST_DEFERRED, DEFERRED));
         Self { fresh, kept, slow, deferred, ..self }
     }
 

@@ -57,43 +57,61 @@ async fn pass_both(near: TcpStream, to: SocketAddr, delay: Duration) {
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let (from_near, to_near) = near.into_split();
     let (from_far, to_far) = far.into_split();
+    let (outward, going_out) = mpsc::channel(ON_THE_WAY);
+    let (homeward, coming_home) = mpsc::channel(ON_THE_WAY);
     // A reset ends both directions at once.
-    let _ = tokio::try_join!(pass(from_near, to_far, delay), pass(from_far, to_near, delay));
+    let _ = tokio::try_join!(
+        take(from_near, outward.clone(), delay),
+        take(from_far, homeward.clone(), delay),
+        give(to_far, going_out, homeward, delay),
+        give(to_near, coming_home, outward, delay),
+    );
 }
 
 struct WasReset;
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) -> Result<(), WasReset> {
-    let (send, mut on_the_way) = mpsc::channel::<(Instant, Part)>(ON_THE_WAY);
-    let reading = async move {
-        loop {
-            let mut bytes = vec![0; READ_BYTES];
-            let part = match from.read(&mut bytes).await {
-                Ok(0) => Part::End,
-                Ok(read) => Part::Bytes(bytes[..read].to_vec()),
-                Err(_) => Part::Reset,
-            };
-            let is_last = !matches!(part, Part::Bytes(_));
-            if send.send((Instant::now() + delay, part)).await.is_err() || is_last {
+type OnTheWay = (Instant, Part);
+
+async fn take(mut from: OwnedReadHalf, send: mpsc::Sender<OnTheWay>, delay: Duration) -> Result<(), WasReset> {
+    loop {
+        let mut bytes = vec![0; READ_BYTES];
+        let part = match from.read(&mut bytes).await {
+            Ok(0) => Part::End,
+            Ok(read) => Part::Bytes(bytes[..read].to_vec()),
+            Err(_) => Part::Reset,
+        };
+        let is_last = !matches!(part, Part::Bytes(_));
+        if send.send((Instant::now() + delay, part)).await.is_err() || is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Who takes no more answers with a reset, and that sets out behind all that it has said before.
+async fn give(
+    mut to: OwnedWriteHalf,
+    mut on_the_way: mpsc::Receiver<OnTheWay>,
+    back: mpsc::Sender<OnTheWay>,
+    delay: Duration,
+) -> Result<(), WasReset> {
+    while let Some((at, part)) = on_the_way.recv().await {
+        sleep_until(at).await;
+        match part {
+            Part::Bytes(bytes) => {
+                if to.write_all(&bytes).await.is_err() {
+                    let _ = back.send((Instant::now() + delay, Part::Reset)).await;
+                    return Ok(());
+                }
+            }
+            Part::End => {
+                let _ = to.shutdown().await;
                 return Ok(());
             }
-        }
-    };
-    let writing = async move {
-        while let Some((at, part)) = on_the_way.recv().await {
-            sleep_until(at).await;
-            match part {
-                Part::Bytes(bytes) => {
-                    to.write_all(&bytes).await.map_err(|_| WasReset)?;
-                }
-                Part::End => drop(to.shutdown().await),
-                Part::Reset => {
-                    let _ = to.as_ref().set_zero_linger();
-                    return Err(WasReset);
-                }
+            Part::Reset => {
+                let _ = to.as_ref().set_zero_linger();
+                return Err(WasReset);
             }
         }
-        Ok(())
-    };
-    tokio::try_join!(reading, writing).map(|_| ())
+    }
+    Ok(())
 }

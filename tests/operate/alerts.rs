@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use herald::facts::{id::AccountId, partition::Split};
+use herald::{
+    facts::{id::AccountId, partition::Split},
+    store::keys::RegistryKeys,
+};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -454,4 +457,29 @@ async fn a_split_stream_with_a_part_that_takes_nothing() {
     world.redis.command::<()>(&["SET", &routed, &known]).await;
     prometheus.until_firing("HeraldRouteGap").await;
     prometheus.until_silent("HeraldRouteLag").await;
+}
+
+/// As after a failover to a replica that lacked the last changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make operate"]
+async fn a_registry_that_was_set_back() {
+    const COPY: &str = "for i = 1, #KEYS do redis.call('COPY', KEYS[i] .. ARGV[1], KEYS[i] .. ARGV[2], 'REPLACE') end";
+    const KEYS: [&str; 3] = [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES];
+    let world = World::new().await;
+    let accounts = world.register_many(1).await;
+    let herald = owner(&world).await;
+    let copy = async |from: &str, to: &str| {
+        let command = [&["EVAL", COPY, "3"], &KEYS[..], &[from, to]].concat();
+        world.redis.command::<()>(&command).await;
+    };
+    copy("", ":kept").await;
+    world.register(world.endpoint("ep_lost", "acc_lost")).await;
+    herald.until_metric("herald_endpoints{state=\"enabled\"}", |endpoints| endpoints == 2.0).await;
+    let prometheus = watched(&herald).await;
+    assert!(!prometheus.is_firing("HeraldRegistryTakenBack"));
+    copy(":kept", "").await;
+    // Whoever reads it looks first to whom it is owed.
+    world.publish(&lives(48, &accounts, 1)).await;
+    prometheus.until_firing("HeraldRegistryTakenBack").await;
+    world.merchants.until_delivered(1).await;
 }

@@ -176,7 +176,7 @@ impl Turns {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -186,7 +186,7 @@ mod tests {
     };
 
     /// Deliveries to an endpoint of an account, numbered.
-    fn send(number: u64, endpoint: &str, account: &str, places: u32) -> NextAttempt {
+    pub fn send(number: u64, endpoint: &str, account: &str, places: u32) -> NextAttempt {
         let body = format!(
             r#"{{"id":"evt_1","event":"payment_intent.created","accountId":"{account}","createdAt":"2022-02-01T13:07:41Z","data":{{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}}}"#
         );
