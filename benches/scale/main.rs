@@ -4,7 +4,7 @@
 //! Each row compares two stacks, one with few of something and one with many, and measures them in turns. A stack has a
 //! Redis (append-only file, fsynced every second), a receiver and `herald serve` as built, all processes of their own;
 //! while one is measured the other is paused. Read `stack` for a round, `state` for what is in Redis beforehand,
-//! `takeover`, `neighbours` and `crowds` for the rows that do not compare cost, `table` for what is shown.
+//! `takeover`, `neighbours`, `crowds`, `split` and `routing` for the rows that do not compare cost, `table` for what is shown.
 
 mod crowds;
 #[allow(dead_code, reason = "the other bench uses the rest")]
@@ -20,6 +20,7 @@ mod processes;
 #[path = "../performance/receiver.rs"]
 mod receiver;
 mod redelivery;
+mod routing;
 mod split;
 mod stack;
 mod state;
@@ -71,6 +72,10 @@ const MOST_LOOK_US: f64 = 50_000.0;
 /// For 100 000 records, and for none.
 const MOST_SPLIT_US: f64 = 12e6;
 const MOST_EMPTY_SPLIT_US: f64 = 1e6;
+/// Into so many parts an entry is passed on, and what that may take of Herald, of Redis, and of the time where both share two
+/// cores: 50 000 a second.
+const PARTS: [u32; 2] = [16, 256];
+const MOST_ROUTED_US: [f64; 3] = [6.0, 10.0, 20.0];
 /// The default lease and a second.
 const MOST_TAKE_OVER_US: f64 = 6e6;
 
@@ -123,6 +128,8 @@ enum Rows {
     Drain,
     /// How long a stream stands still that is split, with a tenth of the scale unfinished, and with nothing
     Split,
+    /// What passing entries on into the parts of a stream costs
+    Routing,
     /// Dead letters: a page, a count, the groups and a death among many; what others notice while all are redelivered
     Letters,
 }
@@ -193,6 +200,9 @@ fn measure(args: &Args) -> Result<()> {
     }
     if args.has(Rows::Split) {
         splits(args, &mut table)?;
+    }
+    if args.has(Rows::Routing) {
+        routing(args, &mut table)?;
     }
     if args.has(Rows::Letters) {
         dead_letters(args, &mut table)?;
@@ -303,6 +313,26 @@ fn splits(args: &Args, table: &mut Table) -> Result<()> {
     table.limit("a split with nothing unfinished stands still for", Unit::Micros, None, few_us, MOST_EMPTY_SPLIT_US);
     let what = format!("a split with {} unfinished stands still for", number(many));
     table.limit(&what, Unit::Micros, None, many_us, MOST_SPLIT_US * many as f64 / 100_000.0);
+    Ok(())
+}
+
+/// Less than a full scale is over before it has begun.
+fn routing(args: &Args, table: &mut Table) -> Result<()> {
+    let entries = (args.scale / 2).max(200_000);
+    for parts in PARTS {
+        let mut costs = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..args.rounds() {
+            let cost = routing::routed(&args.herald, entries, parts)?;
+            for (costs, us) in costs.iter_mut().zip([cost.herald_us, cost.redis_us, 1e6 / cost.rate]) {
+                costs.push(us);
+            }
+        }
+        let what = format!("an entry that is passed on into one of {parts} parts");
+        let rows = [format!("CPU of Herald for {what}"), format!("CPU of Redis for {what}"), format!("{what} takes")];
+        for ((row, costs), most) in rows.iter().zip(costs).zip(MOST_ROUTED_US) {
+            table.limit(row, Unit::Micros, None, median(costs), most);
+        }
+    }
     Ok(())
 }
 

@@ -99,6 +99,13 @@ impl State {
         self.raw.ask(&["GET", &self.keys.mode()])
     }
 
+    /// Entries in the parts into which the stream is split.
+    pub fn in_parts(&mut self, parts: u32) -> Result<u64> {
+        const SCRIPT: &str = "local all = 0 for part = 0, ARGV[2] - 1 do \
+            all = all + redis.call('XLEN', ARGV[1] .. ':' .. part) end return all";
+        Ok(self.raw.ask(&["EVAL", SCRIPT, "0", STREAM, &parts.to_string()])?.parse()?)
+    }
+
     /// Deliveries that have a record, wherever they stand.
     pub fn records(&mut self) -> Result<u64> {
         const SCRIPT: &str = "local all = 0 for _, count in ipairs(redis.call('HVALS', KEYS[1])) do \

@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::timeout;
+
 use crate::{
     clock,
-    facts::{audit::Tally, endpoint::Mark},
+    facts::{audit::Tally, endpoint::Mark, id::EntryId},
     store::{
         connection::{Connection, Purpose},
+        error::StoreError,
         keys::PartitionKeys,
         protocol::Asked,
         queries::Queries,
@@ -24,6 +27,9 @@ pub const BATCH: usize = 100;
 
 /// An owner answers within a second. This also covers a take-over after a crash, with the longest lease in common use.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Whoever waits for longer than this is told for whom.
+pub const TOLD_AFTER: Duration = Duration::from_secs(3);
 
 /// What a job has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -127,7 +133,7 @@ impl Asking {
     pub async fn one(&mut self, keys: &PartitionKeys, asked: &Asked) -> anyhow::Result<()> {
         let inbox = self.inbox(keys).await?;
         let request = inbox.ask(asked, &self.mark).await?;
-        match inbox.await_answer(request, ANSWER_TIMEOUT).await? {
+        match answer(&inbox, request, keys).await? {
             Some(answer) if answer == "ok" => Ok(()),
             Some(answer) => Err(VerbError::Refused(why(&answer).to_owned()).into()),
             None => Err(unanswered(1, keys).into()),
@@ -146,7 +152,7 @@ impl Asking {
             waiting.push((name, keys, request, inbox));
         }
         for (at, (name, keys, request, inbox)) in waiting.iter().enumerate() {
-            match inbox.await_answer(*request, ANSWER_TIMEOUT).await? {
+            match answer(inbox, *request, keys).await? {
                 Some(answer) if answer == "ok" => so_far.done += 1,
                 Some(answer) => {
                     so_far.refused += 1;
@@ -168,6 +174,19 @@ impl Asking {
         self.inboxes.insert(keys.stream().to_owned(), inbox.clone());
         Ok(inbox)
     }
+}
+
+async fn answer(inbox: &Requests, request: EntryId, keys: &PartitionKeys) -> Result<Option<String>, StoreError> {
+    let mut answer = std::pin::pin!(inbox.await_answer(request, ANSWER_TIMEOUT));
+    if let Ok(answered) = timeout(TOLD_AFTER, &mut answer).await {
+        return answered;
+    }
+    let most = words::span(ANSWER_TIMEOUT.as_millis() as u64);
+    note(format_args!(
+        "the owner of {} has not answered yet: it is waited for, or for who takes over, {most} at most",
+        keys.stream()
+    ));
+    answer.await
 }
 
 fn unanswered(open: u64, keys: &PartitionKeys) -> VerbError {

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::{
     args::{Consent, Go},
-    asking::Asking,
+    asking::{Asking, TOLD_AFTER},
 };
 use crate::{
     clock,
@@ -143,7 +143,7 @@ async fn cancel(context: &Context, keys: &PartitionKeys, consent: &Consent) -> a
 async fn follow(context: &Context, keys: &PartitionKeys, into: u32) -> anyhow::Result<()> {
     let stream = keys.stream();
     let mut connection = context.connect().await?;
-    let (began, mut told_at): (Instant, Option<Instant>) = (clock::now(), None);
+    let (began, mut told_at, mut is_told_whom): (Instant, Option<Instant>, bool) = (clock::now(), None, false);
     loop {
         match mode(connection.clone(), stream).await? {
             Mode::Routed { .. } => break,
@@ -166,6 +166,10 @@ async fn follow(context: &Context, keys: &PartitionKeys, into: u32) -> anyhow::R
                     words::count(unfinished, "unfinished delivery", "unfinished deliveries"),
                     words::count(dead, "dead letter", "dead letters")
                 ));
+            }
+            Mode::Worked if !is_told_whom && clock::now() >= began + TOLD_AFTER => {
+                is_told_whom = true;
+                note(format_args!("the owner of {stream} has agreed, and has not begun yet"));
             }
             Mode::Worked | Mode::Splitting { .. } => {}
         }

@@ -16,7 +16,10 @@ use rand::{TryRng, rngs::SysRng};
 
 pub use self::settings::RetryArgs;
 use self::settings::{GivenSecret, Resets, Settings};
-use super::args::{Consent, Go, WhoAndWhy};
+use super::{
+    args::{Consent, Go, WhoAndWhy},
+    asking::TOLD_AFTER,
+};
 use crate::{
     app, clock,
     config::{compact, parse_duration},
@@ -477,7 +480,8 @@ async fn drained(
         endpoint = registry.update(endpoint, &mark).await?;
     }
     let Some(last) = endpoint.owed_until else { return Ok(endpoint.revision) };
-    let deadline = clock::now() + DRAINED_WITHIN;
+    let began = clock::now();
+    let (deadline, mut is_told) = (began + DRAINED_WITHIN, false);
     while !partitions.is_passed(&endpoint.account, last).await? {
         if clock::now() >= deadline {
             let text = format!(
@@ -487,6 +491,10 @@ async fn drained(
                 partitions.layout().path(&endpoint.account).pop().unwrap_or_default()
             );
             return Err(VerbError::Unanswered(text).into());
+        }
+        if !is_told && clock::now() >= began + TOLD_AFTER {
+            is_told = true;
+            note("events that were accepted before are waited for, so that it gets them as dead letters");
         }
         tokio::time::sleep(DRAINED_LOOK).await;
     }
