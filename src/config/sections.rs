@@ -156,7 +156,7 @@ pub struct IntentsConfig {
 pub struct LimitsConfig {
     /// Bodies in memory, bytes.
     pub body_bytes: u64,
-    /// Attempts that wait for receivers that do not answer at once.
+    /// Attempts at a time to receivers that take long, or have not shown that they answer.
     pub in_flight: u64,
     pub attempt_log_entries: u64,
     /// How much the quarantine may hold in Redis, bytes.
@@ -462,7 +462,7 @@ impl Reader {
     pub fn limits(&mut self) -> Option<LimitsConfig> {
         // One read takes up to 1 MiB: with room for fewer than four, reading would stop and go.
         let body_bytes = self.one("limits.body_bytes", number_in(4 << 20..=64 << 30));
-        // With fewer an endpoint would not have one for each of its places.
+        // Of the fewest an endpoint still has eight: an eighth of all.
         let in_flight = self.one("limits.in_flight", number_in(64..=65_536));
         let attempt_log_entries = self.one("limits.attempt_log_entries", number_in(1_000..=10_000_000));
         // The largest entry takes 64 KiB.

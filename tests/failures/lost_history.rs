@@ -145,7 +145,11 @@ async fn a_story_that_is_too_long_shows_its_end_and_says_how_to_see_the_rest() {
     let herald = setup(&world, &place).start();
     let event = |n: usize| Event::new(n, "acc_0", "pi_long", if n == 699 { "Captured" } else { "Created" });
     let events: Vec<Event> = (0..700).map(event).collect();
-    world.publish(&events).await;
+    // In two moments: a page of what is older begins with another millisecond.
+    let (older, newer) = events.split_at(300);
+    world.publish(older).await;
+    place.until_kept(300).await;
+    world.publish(newer).await;
     place.until_kept(700).await;
     until("all are taken on", async || said(&world, &place.url(), &["endpoint", "show", "ep_0"]).contains("700")).await;
     let story = said(&world, &place.url(), &["story", "pi_long"]);

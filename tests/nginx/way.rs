@@ -9,7 +9,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -59,12 +59,13 @@ async fn pass_both(near: TcpStream, to: SocketAddr, delay: Duration) {
     let (from_far, to_far) = far.into_split();
     let (outward, going_out) = mpsc::channel(ON_THE_WAY);
     let (homeward, coming_home) = mpsc::channel(ON_THE_WAY);
+    let (far_is_gone, near_is_gone) = (Notify::new(), Notify::new());
     // A reset ends both directions at once.
     let _ = tokio::try_join!(
-        take(from_near, outward.clone(), delay),
-        take(from_far, homeward.clone(), delay),
-        give(to_far, going_out, homeward, delay),
-        give(to_near, coming_home, outward, delay),
+        take(from_near, outward, delay, &near_is_gone),
+        take(from_far, homeward, delay, &far_is_gone),
+        give(to_far, going_out, &far_is_gone),
+        give(to_near, coming_home, &near_is_gone),
     );
 }
 
@@ -72,7 +73,13 @@ struct WasReset;
 
 type OnTheWay = (Instant, Part);
 
-async fn take(mut from: OwnedReadHalf, send: mpsc::Sender<OnTheWay>, delay: Duration) -> Result<(), WasReset> {
+/// Who takes no more answers with a reset, and that sets out behind all that it has said before, read by now or not.
+async fn take(
+    mut from: OwnedReadHalf,
+    send: mpsc::Sender<OnTheWay>,
+    delay: Duration,
+    is_gone: &Notify,
+) -> Result<(), WasReset> {
     loop {
         let mut bytes = vec![0; READ_BYTES];
         let part = match from.read(&mut bytes).await {
@@ -80,33 +87,33 @@ async fn take(mut from: OwnedReadHalf, send: mpsc::Sender<OnTheWay>, delay: Dura
             Ok(read) => Part::Bytes(bytes[..read].to_vec()),
             Err(_) => Part::Reset,
         };
-        let is_last = !matches!(part, Part::Bytes(_));
-        if send.send((Instant::now() + delay, part)).await.is_err() || is_last {
+        let (is_end, is_reset) = (matches!(part, Part::End), matches!(part, Part::Reset));
+        if send.send((Instant::now() + delay, part)).await.is_err() || is_reset {
+            return Ok(());
+        }
+        if is_end {
+            is_gone.notified().await;
+            let _ = send.send((Instant::now() + delay, Part::Reset)).await;
             return Ok(());
         }
     }
 }
 
-/// Who takes no more answers with a reset, and that sets out behind all that it has said before.
 async fn give(
     mut to: OwnedWriteHalf,
     mut on_the_way: mpsc::Receiver<OnTheWay>,
-    back: mpsc::Sender<OnTheWay>,
-    delay: Duration,
+    is_gone: &Notify,
 ) -> Result<(), WasReset> {
     while let Some((at, part)) = on_the_way.recv().await {
         sleep_until(at).await;
         match part {
             Part::Bytes(bytes) => {
                 if to.write_all(&bytes).await.is_err() {
-                    let _ = back.send((Instant::now() + delay, Part::Reset)).await;
+                    is_gone.notify_one();
                     return Ok(());
                 }
             }
-            Part::End => {
-                let _ = to.shutdown().await;
-                return Ok(());
-            }
+            Part::End => drop(to.shutdown().await),
             Part::Reset => {
                 let _ = to.as_ref().set_zero_linger();
                 return Err(WasReset);

@@ -419,6 +419,11 @@ impl From<SubscriptionError> for Problem {
                 Self::unavailable("Redis does not answer, so it is not known whether anything was changed: look.", 1)
                     .because(error)
             }
+            SubscriptionError::Registry(ref error @ RegistryError::Unknown(_)) => Self::unavailable(
+                "The service's keys are being changed, and not all of it has the new one yet; nothing was changed.",
+                5,
+            )
+            .because(error),
             SubscriptionError::Registry(error) => Self::internal(&error),
         }
     }
