@@ -34,7 +34,8 @@ use super::{
     lane::{Ended, Gate, JobId, Lane, Standing, Trust},
     shares::{Holder, LOOK_EVERY_MS, Seat, Shares},
 };
-use carried::{AttemptId, Carried, CarriedOver, PastAttempt};
+use carried::{AttemptId, Carried, CarriedOver, Fingerprint, PastAttempt};
+use chains::Before;
 use fates::Burial;
 use lanes::{LaneAt, Lanes};
 use memory::Memory;
@@ -183,6 +184,7 @@ pub enum Origin {
 #[derive(Debug)]
 struct Job {
     delivery: Arc<Delivery>,
+    event: Fingerprint,
     lane: LaneAt,
     chain: Chain,
     origin: Origin,
@@ -304,6 +306,8 @@ struct CoreTerm {
     carried_ends: VecDeque<(JobId, Arc<Attempted>, u64)>,
     ready: VecDeque<LaneAt>,
     hungry: VecDeque<LaneAt>,
+    /// Of these, those that a small backlog alone keeps from taking what comes.
+    clearing: VecDeque<LaneAt>,
     ending: VecDeque<LaneAt>,
     alarms: BinaryHeap<std::cmp::Reverse<(u64, LaneAt)>>,
     ageing: VecDeque<(u64, JobId)>,
@@ -474,7 +478,7 @@ impl Core {
         if waits_in_redis {
             self.keep(now, job, Place::Held);
         } else if !is_busy {
-            self.lead(now, job, chain_id);
+            self.lead(now, job, chain_id, Before::InStream);
         } else if self.lanes[at].should_park(now, self.share()) || self.is_crowded_out(at, Origin::Fresh) {
             self.spill(now, &chain_id);
             self.keep(now, job, Place::Held);
@@ -508,7 +512,8 @@ impl Core {
         let links = self.term.chains.entry(chain_id).or_default();
         links.head = Some(job);
         links.tail_in_redis = true;
-        match (self.carried.take(&self.term.jobs[&job].delivery), ended) {
+        let of_job = &self.term.jobs[&job];
+        match (self.carried.take(&of_job.delivery, of_job.event), ended) {
             (Some(carried), _) => self.resume(job, carried),
             (None, Some(reason)) => self.bury(now, redis_ms, job, Burial::of(reason)),
             (None, None) if parks => self.park(now, job),
@@ -621,7 +626,21 @@ impl Core {
 
     /// The next endpoint whose backlog is to be looked at: after which entry, and how many records at most.
     pub fn next_backlog(&mut self, now: u64) -> Option<(EndpointId, EntryId, usize)> {
-        while let Some(at) = self.term.hungry.pop_front() {
+        self.next_of(now, |term| term.hungry.pop_front()).or_else(|| self.next_to_clear(now))
+    }
+
+    /// A small backlog of a receiver that takes what comes. Until it is gone, what comes for that receiver waits, or costs a record
+    /// and makes it longer.
+    pub fn next_to_clear(&mut self, now: u64) -> Option<(EndpointId, EntryId, usize)> {
+        self.next_of(now, |term| term.clearing.pop_front())
+    }
+
+    fn next_of(
+        &mut self,
+        now: u64,
+        mut next: impl FnMut(&mut CoreTerm) -> Option<LaneAt>,
+    ) -> Option<(EndpointId, EntryId, usize)> {
+        while let Some(at) = next(&mut self.term) {
             let lane = &mut self.lanes[at];
             lane.is_hungry = false;
             let appetite = lane.appetite(now);
@@ -646,7 +665,7 @@ impl Core {
     }
 
     pub fn has_hungry(&self) -> bool {
-        !self.term.hungry.is_empty()
+        !self.term.hungry.is_empty() || !self.term.clearing.is_empty()
     }
 
     /// The next endpoint that takes nothing any more and has unfinished deliveries.

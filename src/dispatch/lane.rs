@@ -40,9 +40,7 @@ const ROUND_TRIP_WEIGHT: f64 = 1.0 / 8.0;
 const AHEAD_MS: u64 = 5;
 const MOST_AHEAD: u32 = 128;
 
-/// A backlog that has been as long as the first, and not longer than the second, is gone in a moment where a receiver takes all
-/// that comes, if nothing is added to it for so long. A shorter one comes and goes with the heads of chains.
-const NOTED_BACKLOG: u64 = 64;
+/// A backlog that is not longer is gone in a moment where a receiver takes all that comes, if nothing is added to it for so long.
 const SMALL_BACKLOG: u64 = 256;
 const CLEARING_MS: u64 = 2_000;
 
@@ -169,7 +167,7 @@ pub struct Lane {
     /// Records in Redis, as the last answer said, and how many of them are in its backlog.
     pub unfinished: u64,
     pub parked: u64,
-    /// Since when it is behind: its backlog has been as long as [`NOTED_BACKLOG`], and was not empty since.
+    /// Since when its backlog has not been empty.
     behind_since: Option<u64>,
     /// How many bytes that takes in Redis, and how many it took at the first count after a delivery last succeeded, or
     /// after somebody let it go on.
@@ -328,8 +326,7 @@ impl Lane {
         (self.unfinished, self.parked, self.weight) = (unfinished.records, unfinished.parked, unfinished.weight());
         self.behind_since = match self.parked {
             0 => None,
-            NOTED_BACKLOG.. => self.behind_since.or(Some(now)),
-            _ => self.behind_since,
+            _ => self.behind_since.or(Some(now)),
         };
         self.tolerated.get_or_insert(self.weight);
     }
@@ -448,6 +445,12 @@ impl Lane {
             parked => parked <= SMALL_BACKLOG && is_clearing(),
         };
         is_well && matches!(self.gate(now), Gate::Open | Gate::Busy) && has_enough
+    }
+
+    /// It takes what comes, and has a small backlog at most.
+    pub fn nearly_keeps_up(&self, now: u64) -> bool {
+        let is_open = matches!(self.gate(now), Gate::Open | Gate::Busy) && self.is_breaker_closed(now);
+        self.trust == Trust::Proven && self.parked <= SMALL_BACKLOG && is_open
     }
 
     /// The time that its endpoint allows an attempt, if it sets one.

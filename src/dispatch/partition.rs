@@ -238,6 +238,8 @@ pub enum Happening {
     },
     Read {
         entries: usize,
+        /// What was put off when it was read first.
+        is_again: bool,
     },
     /// An event was read; only where each step is asked for.
     Arrived {

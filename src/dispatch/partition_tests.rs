@@ -579,6 +579,8 @@ fn reads_are_small_only_while_they_would_feed_backlogs() {
         partition.term.feeds_backlogs = feeds_backlogs;
         assert_eq!(read(&mut partition), most);
     }
+    // Behind a small one it would wait in the stream.
+    behind(&mut partition, 1_000);
     publish(&mut model, 2);
     drive(&mut partition, &mut model, 10);
     assert!(partition.term.feeds_backlogs, "it went to an endpoint with a backlog");

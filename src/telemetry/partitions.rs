@@ -35,6 +35,7 @@ pub struct PartitionMetrics {
 #[derive(Debug, Default)]
 pub(super) struct Own {
     entries_read: AtomicU64,
+    entries_read_again: AtomicU64,
     /// In the order of [`Settled`]'s variants.
     entries_settled: [AtomicU64; SETTLED.len()],
     entries_claimed: AtomicU64,
@@ -76,6 +77,10 @@ impl PartitionMetrics {
 
     pub fn entries_read(&self, count: u64) {
         self.own.entries_read.fetch_add(count, Relaxed);
+    }
+
+    pub fn entries_read_again(&self, count: u64) {
+        self.own.entries_read_again.fetch_add(count, Relaxed);
     }
 
     pub fn entries_settled(&self, how: Settled, count: u64) {
@@ -216,6 +221,8 @@ impl Page<'_> {
         }
         let help = "Entries read from the stream, after a take-over once more";
         self.counter("entries_read", help, |own| &own.entries_read)?;
+        let help = "Entries read once more because their accounts could not take them before";
+        self.counter("entries_read_again", help, |own| &own.entries_read_again)?;
         let help = with_end("Entries that were dealt with, by what became of them");
         let mut metric = self.encoder.encode_descriptor("entries_settled", &help, None, MetricType::Counter)?;
         for (name, own) in &self.all {

@@ -52,9 +52,13 @@ pub(super) struct CarriedOver {
 }
 
 impl CarriedOver {
+    /// Costs least while the event has just been read.
+    pub fn fingerprint(&self, event: &[u8]) -> Fingerprint {
+        self.hasher.hash_one(event)
+    }
+
     /// The next attempt of a delivery.
-    pub fn id_of(&self, delivery: &Delivery) -> AttemptId {
-        let event = self.hasher.hash_one(&delivery.body[..]);
+    pub fn id_of(&self, delivery: &Delivery, event: Fingerprint) -> AttemptId {
         let count = delivery.redelivered.len();
         let redelivery = delivery.redelivered.last().map_or(0, |mark| self.hasher.hash_one((count, mark)));
         AttemptId { delivery: delivery.id.clone(), attempt: delivery.next_attempt(), event, redelivery }
@@ -99,12 +103,12 @@ impl CarriedOver {
     }
 
     /// What is known of the next attempt of a delivery, once.
-    pub fn take(&mut self, delivery: &Delivery) -> Option<Carried> {
+    pub fn take(&mut self, delivery: &Delivery, event: Fingerprint) -> Option<Carried> {
         let may_be_settled = self.settled.may_know(delivery.id.entry);
         if self.attempts.is_empty() && self.delivered.is_empty() && !may_be_settled {
             return None;
         }
-        let id = self.id_of(delivery);
+        let id = self.id_of(delivery, event);
         let settled = may_be_settled.then(|| self.which(&id));
         let unconfirmed = self.attempts.remove(&id).or_else(|| {
             let of_event = (id.delivery, id.event);

@@ -6,6 +6,13 @@ use super::{
     Ordering, Origin, Place, Step,
 };
 
+/// Where a head waited until now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    InStream,
+    InMemory,
+}
+
 impl Core {
     /// How many one lane may queue if all lanes that have something queued share equally.
     pub(super) fn share(&self) -> usize {
@@ -26,8 +33,9 @@ impl Core {
     pub(super) fn insert(&mut self, delivery: Delivery, lane: LaneAt, chain: Chain, origin: Origin) -> JobId {
         let id = JobId(self.next());
         self.count_single(lane, &chain);
+        let event = self.carried.fingerprint(&delivery.body);
         let (delivery, trust) = (Arc::new(delivery), self.counts_as(lane, origin));
-        self.term.jobs.insert(id, Job { delivery, lane, chain, origin, flight: None, trust, revision: 0 });
+        self.term.jobs.insert(id, Job { delivery, event, lane, chain, origin, flight: None, trust, revision: 0 });
         self.count_in(id);
         id
     }
@@ -79,16 +87,21 @@ impl Core {
     }
 
     /// A head without a record: queued, or parked at once.
-    pub(super) fn lead(&mut self, now: u64, job: JobId, chain_id: ChainId) {
+    pub(super) fn lead(&mut self, now: u64, job: JobId, chain_id: ChainId, before: Before) {
         let at = chain_id.0;
         self.term.chains.entry(chain_id).or_default().head = Some(job);
-        if let Some(carried) = self.carried.take(&self.term.jobs[&job].delivery) {
+        let of_job = &self.term.jobs[&job];
+        if let Some(carried) = self.carried.take(&of_job.delivery, of_job.event) {
             return self.resume(job, carried);
         }
         let (share, is_crowded_out) = (self.share(), self.is_crowded_out(at, Origin::Fresh));
         let lane = &mut self.lanes[at];
+        // What is in memory was let in, and is soon sent. If it went into records, a process with more to do than it can would make
+        // backlogs where there were none.
+        let stays = before == Before::InMemory && lane.nearly_keeps_up(now);
         // Behind a backlog there is a queue already: nobody jumps it.
-        if lane.parked > 0 || lane.should_park(now, share) || is_crowded_out {
+        let is_behind = lane.parked > 0 || lane.should_park(now, share);
+        if is_crowded_out || is_behind && !stays {
             return self.park(now, job);
         }
         lane.queue.push_back(job);
@@ -107,7 +120,10 @@ impl Core {
         }
         if lane.appetite(now) > 0 && !lane.is_hungry && !lane.is_waiting {
             lane.is_hungry = true;
-            self.term.hungry.push_back(at);
+            match lane.nearly_keeps_up(now) {
+                true => self.term.clearing.push_back(at),
+                false => self.term.hungry.push_back(at),
+            }
         }
         let opens = match gate {
             Gate::Later(opens) if !lane.queue.is_empty() || lane.parked > 0 => Some(opens),
@@ -251,7 +267,7 @@ impl Core {
             return;
         }
         if let Some(job) = links.followers.pop_front() {
-            self.lead(now, job, chain_id);
+            self.lead(now, job, chain_id, Before::InMemory);
         } else if links.is_idle() {
             self.term.chains.remove(&chain_id);
         }

@@ -34,8 +34,8 @@ impl Core {
         ended_at: u64,
         chance: f64,
     ) {
-        let of = self.carried.id_of(&self.term.jobs[&job].delivery);
         let of_job = &self.term.jobs[&job];
+        let of = self.carried.id_of(&of_job.delivery, of_job.event);
         let age = self.age(&self.lanes[of_job.lane], &of_job.delivery, redis_ms);
         let found = self.term.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;

@@ -111,7 +111,14 @@ impl Core {
         });
         let singles = self.term.singles.keys().map(|(at, _)| *at);
         let jobs = self.term.jobs.values().map(|job| job.lane);
-        let lists = self.term.ready.iter().chain(&self.term.hungry).chain(&self.term.ending).copied();
+        let lists = self
+            .term
+            .ready
+            .iter()
+            .chain(&self.term.hungry)
+            .chain(&self.term.clearing)
+            .chain(&self.term.ending)
+            .copied();
         let alarms = self.term.alarms.iter().map(|std::cmp::Reverse((_, at))| *at);
         let places = chains.chain(ops).chain(singles).chain(jobs).chain(lists).chain(alarms);
         places.chain(self.shares.lanes()).chain(self.term.refusals.keys().copied()).collect()

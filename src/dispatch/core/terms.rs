@@ -18,8 +18,8 @@ impl Core {
             self.carried.end(result.of, past);
         }
         for (token, job) in flights {
-            let Job { delivery, revision, .. } = &jobs[&job];
-            self.carried.fly(self.carried.id_of(delivery), token, *revision);
+            let Job { delivery, event, revision, .. } = &jobs[&job];
+            self.carried.fly(self.carried.id_of(delivery, *event), token, *revision);
         }
         self.carried.end_term();
         self.shares.forget_waiters();

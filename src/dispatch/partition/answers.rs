@@ -267,8 +267,8 @@ impl<D: Directory> Partition<D> {
                 }
             }
         }
-        if count > 0 && !of_pass {
-            self.happenings.push(Happening::Read { entries: count });
+        if count > 0 {
+            self.happenings.push(Happening::Read { entries: count, is_again: of_pass });
         }
         // What was accepted after a change was answered is owed as the change says, so the snapshot must include that
         // change.

@@ -2,7 +2,7 @@
 
 use super::{
     ACQUIRE_EVERY_MS, ALONE_AFTER_MS, BacklogFor, CLAIM_MAX, Call, Directory, ENDING_MAX, ENDING_MAX_ALONE,
-    ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS,
+    ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EndpointId, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS,
     INBOX_SELDOM_MS, INDEX_AFTER_MS, INDEX_EVERY_MS, INDEX_MAX, Indexing, MAX_BATCH, NO_AGE_MS, NOTE_EVERY_MS,
     NOTE_HOLDS_MS, Outstanding, PULL_EVERY_MS, Page, Partition, Phase, Pull, READ_BESIDE_BACKLOG, READ_MAX,
     READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, SETTLE_DELAY_MS, Source, Stage, Staged,
@@ -98,6 +98,16 @@ impl<D: Directory> Partition<D> {
         if let Some(asking) = self.ask(now, term) {
             return Some(asking);
         }
+        // An owner with more to do than it can makes few calls. If it looked at small backlogs only in turn, ever more would be added
+        // to them meanwhile.
+        if !self.term.was_clearing
+            && self.may_look_at_backlogs()
+            && let Some((endpoint, after, max)) = self.core.next_to_clear(now)
+        {
+            self.term.was_clearing = true;
+            return Some(self.look_at_backlog(term, endpoint, after, max, BacklogFor::Sending));
+        }
+        self.term.was_clearing = false;
         // A worker that keeps up has little to read, and what it reads goes out at once: so a read waits for one other call
         // at most. The same goes for what is behind a page that was only passed by.
         if (self.term.keeps_up || self.term.reads_past)
@@ -303,18 +313,33 @@ impl<D: Directory> Partition<D> {
     }
 
     pub(super) fn backlog(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if self.is_held_up || !self.core.has_room_for_records() {
+        if !self.may_look_at_backlogs() {
             return None;
         }
         let (endpoint, after, max, why) = match self.core.next_backlog(now) {
-            Some((endpoint, after, max)) => (endpoint, after, max.min(CLAIM_MAX), BacklogFor::Sending),
+            Some((endpoint, after, max)) => (endpoint, after, max, BacklogFor::Sending),
             None => {
                 let (endpoint, after) = self.term.expiring.pop_front()?;
                 (endpoint, after, CLAIM_MAX, BacklogFor::Expiring)
             }
         };
-        let call = Call::Backlog { term: term.clone(), endpoint: endpoint.clone(), after, max };
-        Some((call, Outstanding::Backlog(endpoint, why)))
+        Some(self.look_at_backlog(term, endpoint, after, max, why))
+    }
+
+    fn may_look_at_backlogs(&self) -> bool {
+        !self.is_held_up && self.core.has_room_for_records()
+    }
+
+    fn look_at_backlog(
+        &self,
+        term: &Term,
+        endpoint: EndpointId,
+        after: EntryId,
+        max: usize,
+        why: BacklogFor,
+    ) -> (Call, Outstanding) {
+        let call = Call::Backlog { term: term.clone(), endpoint: endpoint.clone(), after, max: max.min(CLAIM_MAX) };
+        (call, Outstanding::Backlog(endpoint, why))
     }
 
     pub(super) fn heads(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {

@@ -421,8 +421,10 @@ impl Deferral {
         }
     }
 
+    /// One that has enough itself needs nothing to be read for now.
     fn others_pass(&self, now: u64, account: &AccountId) -> bool {
-        self.passed.iter().flatten().any(|(other, at)| other != account && now < at + OTHERS_MS)
+        let passes = |other: &AccountId, at: u64| now < at + OTHERS_MS && !self.waiting.contains_key(other);
+        self.passed.iter().flatten().any(|(other, at)| other != account && passes(other, *at))
     }
 
     /// Everything of a page that was read for the first time has to wait.
@@ -482,7 +484,7 @@ impl Deferral {
             } else if waiting.last == waiting.after {
                 // All of it waited in memory, and was admitted.
                 self.entries -= waiting.entries;
-                self.waiting.remove(&account);
+                self.waits_no_longer(&account);
             } else {
                 takers.insert(account);
             }
@@ -516,10 +518,18 @@ impl Deferral {
                 }
                 Some(waiting) => {
                     self.entries -= waiting.entries;
-                    self.waiting.remove(&account);
+                    self.waits_no_longer(&account);
                 }
                 None => {}
             }
+        }
+    }
+
+    /// What comes for it passes again, so reading waits for no other one.
+    fn waits_no_longer(&mut self, account: &AccountId) {
+        self.waiting.remove(account);
+        if self.passed.iter().flatten().any(|(passed, _)| passed == account) {
+            self.pause.take_if(|pause| pause.account != *account);
         }
     }
 
@@ -824,5 +834,26 @@ mod tests {
         deferral.defer_all(&waits, 1..=READ_MAX as u64, &Source::Stream);
         deferral.read_in_vain(100);
         assert_eq!(deferral.pauses_until(), Some(100 + 64 * PATIENCE_MS));
+    }
+    #[test]
+    fn reading_goes_past_one_account_for_others_only_while_these_can_take_more() {
+        let mut deferral = with_room(READ_MAX);
+        let (waits, passes) = (account("acc_waits"), account("acc_passes"));
+        deferral.passes(100, &passes);
+        deferral.defer_all(&waits, 1..=READ_MAX as u64, &Source::Stream);
+        deferral.read_in_vain(100);
+        assert_eq!(deferral.pauses_until(), None, "more of the other one's may be behind");
+        deferral.defer(110, arrival(&passes, 300), &Source::Stream);
+        deferral.defer(110, arrival(&waits, 301), &Source::Stream);
+        deferral.read_in_vain(110);
+        assert_eq!(deferral.pauses_until(), Some(110 + PATIENCE_MS), "it has enough");
+        // It takes what it has.
+        deferral.relieve([passes.clone()]);
+        assert_eq!(deferral.next_here().map(|(_, page)| page.len()), Some(1));
+        deferral.admitted(120, &passes);
+        deferral.relieve([passes.clone()]);
+        deferral.next_page(120);
+        assert!(!deferral.is_waiting("acc_passes"));
+        assert_eq!(deferral.pauses_until(), None, "and can take more");
     }
 }

@@ -84,6 +84,8 @@ pub(super) struct TermState {
     pub was_read: bool,
     /// The last call that was not a read was a settle. Without this the two would only take turns with each other.
     pub was_settle: bool,
+    /// The last call cleared a small backlog.
+    pub was_clearing: bool,
 }
 
 impl TermState {
@@ -143,6 +145,7 @@ impl TermState {
             urgent: 0,
             was_read: false,
             was_settle: false,
+            was_clearing: false,
         }
     }
 }

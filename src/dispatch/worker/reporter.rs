@@ -163,7 +163,8 @@ impl Reporter {
             Happening::TermBegan { .. } => self.metrics.term_began(),
             Happening::TermEnded { .. } => self.metrics.term_ended(),
             Happening::LeaseLost => self.metrics.handed_over(HandedOver::Lost),
-            Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
+            Happening::Read { entries, is_again: false } => self.metrics.entries_read(*entries as u64),
+            Happening::Read { entries, is_again: true } => self.metrics.entries_read_again(*entries as u64),
             Happening::Novelty { novelty, .. } => self.metrics.novel_event(novelty.kind),
             Happening::TrimmedWhilePending { .. } => self.metrics.entries_settled(Settled::Trimmed, 1),
             Happening::NoEndpoint { .. } => self.metrics.entries_settled(Settled::NoEndpoint, 1),
@@ -223,7 +224,8 @@ fn log(happening: &Happening, tracer: Option<&Tracer>) {
         // The term's end says it.
         Happening::LeaseLost => {}
         Happening::GroupMade { after } => warn!("made the consumer group, after {after}"),
-        Happening::Read { entries } => debug!("read {entries} entries"),
+        Happening::Read { entries, is_again: false } => debug!("read {entries} entries"),
+        Happening::Read { entries, is_again: true } => debug!("read {entries} entries again"),
         Happening::Arrived { entry, event, intent, account, traceparent, .. } => {
             let trace = tracer.and_then(|tracer| tracer.trace(traceparent.as_ref(), *entry));
             let (trace_id, span_id) =
