@@ -4,7 +4,7 @@
 //! Each row compares two stacks, one with few of something and one with many, and measures them in turns. A stack has a
 //! Redis (append-only file, fsynced every second), a receiver and `herald serve` as built, all processes of their own;
 //! while one is measured the other is paused. Read `stack` for a round, `state` for what is in Redis beforehand,
-//! `takeover`, `neighbours`, `crowds`, `split` and `routing` for the rows that do not compare cost, `table` for what is shown.
+//! `takeover`, `neighbours`, `crowds`, `split`, `routing` and `planned` for the rows that do not compare cost, `table` for what is shown.
 
 mod crowds;
 #[allow(dead_code, reason = "the other bench uses the rest")]
@@ -14,6 +14,7 @@ mod letters;
 #[path = "../performance/marks.rs"]
 mod marks;
 mod neighbours;
+mod planned;
 #[allow(dead_code, reason = "the other bench uses the rest")]
 #[path = "../performance/processes.rs"]
 mod processes;
@@ -76,6 +77,9 @@ const MOST_EMPTY_SPLIT_US: f64 = 1e6;
 /// cores: 50 000 a second.
 const PARTS: [u32; 2] = [16, 256];
 const MOST_ROUTED_US: [f64; 3] = [6.0, 10.0, 20.0];
+/// At so many events a second a plan may be off by this part of it.
+const PLANNED_PER_S: [u64; 3] = [2_000, 8_000, 20_000];
+const MOST_OFF: f64 = 0.25;
 /// The default lease and a second.
 const MOST_TAKE_OVER_US: f64 = 6e6;
 
@@ -130,6 +134,8 @@ enum Rows {
     Split,
     /// What passing entries on into the parts of a stream costs
     Routing,
+    /// What `herald plan` says beside what is used, at three rates
+    Plan,
     /// Dead letters: a page, a count, the groups and a death among many; what others notice while all are redelivered
     Letters,
 }
@@ -203,6 +209,9 @@ fn measure(args: &Args) -> Result<()> {
     }
     if args.has(Rows::Routing) {
         routing(args, &mut table)?;
+    }
+    if args.has(Rows::Plan) {
+        plans(args, &mut table)?;
     }
     if args.has(Rows::Letters) {
         dead_letters(args, &mut table)?;
@@ -331,6 +340,27 @@ fn routing(args: &Args, table: &mut Table) -> Result<()> {
         let rows = [format!("CPU of Herald for {what}"), format!("CPU of Redis for {what}"), format!("{what} takes")];
         for ((row, costs), most) in rows.iter().zip(costs).zip(MOST_ROUTED_US) {
             table.limit(row, Unit::Micros, None, median(costs), most);
+        }
+    }
+    Ok(())
+}
+
+fn plans(args: &Args, table: &mut Table) -> Result<()> {
+    for events_per_s in PLANNED_PER_S {
+        let mut costs = [Vec::new(), Vec::new()];
+        for _ in 0..args.rounds() {
+            let cost = planned::used(&args.herald, events_per_s)?;
+            for (costs, us) in costs.iter_mut().zip([cost.herald_us, cost.redis_us]) {
+                costs.push(us);
+            }
+        }
+        let planned = planned::planned(events_per_s)?;
+        let [herald, redis] = costs.map(median);
+        for (whose, planned_us, used_us) in [("Herald", planned.herald_us, herald), ("Redis", planned.redis_us, redis)]
+        {
+            let what =
+                format!("CPU of {whose} for a delivery at {}, as planned and as used", rate(events_per_s as f64));
+            table.near(&what, Unit::Micros, planned_us, used_us, MOST_OFF);
         }
     }
     Ok(())

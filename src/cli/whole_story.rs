@@ -109,13 +109,7 @@ impl Story {
 
     /// Says that only the newest are shown of what is older than `first_ms`, too.
     fn is_cut(&mut self, count: usize, of_what: &str, first_ms: u64) {
-        // The rest of that millisecond, too.
-        let until = Time(first_ms.saturating_add(1)).text();
-        let count = words::number(count as u64);
-        self.cuts.push(format!(
-            "only the newest {count} {of_what} are shown; the older ones: herald story {} --until {until}",
-            self.id
-        ));
+        self.cuts.push(cut(&self.id, self.until_ms, count, of_what, first_ms));
     }
 
     /// The events: what its merchant was told, if Herald keeps the intent itself, and what the history has.
@@ -215,6 +209,24 @@ impl Story {
     }
 }
 
+/// Only the newest `count` are shown, the first of them of `first_ms`.
+fn cut(id: &IntentId, until_ms: Option<u64>, count: usize, of_what: &str, first_ms: u64) -> String {
+    let count = words::number(count as u64);
+    let of_that_ms_too = first_ms.saturating_add(1);
+    // That shows the rest of that millisecond, too, unless it is what was asked for now.
+    if until_ms.is_none_or(|until_ms| until_ms > of_that_ms_too) {
+        let until = Time(of_that_ms_too).text();
+        return format!(
+            "only the newest {count} {of_what} are shown; the older ones: herald story {id} --until {until}"
+        );
+    }
+    let moment = Time(first_ms).text();
+    format!(
+        "more than {count} {of_what} are of {moment}, and no more of them can be shown; what was before: herald story {id} \
+         --until {moment}"
+    )
+}
+
 /// The day on which all of it happened, if it is one: then each line needs its time alone.
 fn day_of_all(lines: &[Line]) -> Option<String> {
     let day = |line: &Line| line.at.text().split_once('T').map(|(day, _)| day.to_owned());
@@ -306,5 +318,23 @@ fn of_unfinished(one: &Unfinished, now_ms: u64, is_paused: bool) -> Line {
         event: one.delivery.as_ref().map_or(String::new(), |delivery| delivery.event.to_string()),
         endpoint: one.id.endpoint.to_string(),
         told: standing(one, now_ms, is_paused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asking for what it names would otherwise show the same for ever.
+    #[test]
+    fn what_is_cut_within_one_millisecond_leads_on_to_what_was_before_it() {
+        let id: IntentId = "pi_1".parse().unwrap();
+        let cut = |until_ms| cut(&id, until_ms, 500, "of its events", 1_000);
+        let older = "only the newest 500 of its events are shown; the older ones: herald story pi_1 --until ";
+        assert_eq!(cut(None), format!("{older}1970-01-01T00:00:01.001Z"));
+        assert_eq!(cut(Some(1_002)), cut(None));
+        let before = cut(Some(1_001));
+        assert!(before.ends_with("herald story pi_1 --until 1970-01-01T00:00:01.000Z"), "{before}");
+        assert!(before.starts_with("more than 500 of its events are of 1970-01-01T00:00:01.000Z"), "{before}");
     }
 }

@@ -60,6 +60,9 @@ const REAL_RECEIVERS: f64 = 1.5;
 
 const CORES_OF_WORKER: f64 = 4.0;
 
+/// For so long after an event an owner looks for the next one again and again (`LIVELY_MS` of `dispatch/partition.rs`).
+const AWAKE_S: f64 = 0.010;
+
 /// Each master has so many copies where there are several; a single one has one, and sentinels.
 const REPLICAS: u64 = 2;
 
@@ -89,6 +92,8 @@ pub struct Plan {
     pub cores_per_worker: u64,
     /// What they need while all is well.
     pub cores: f64,
+    /// What of that would be at work with receivers close by.
+    pub cores_at_work: f64,
     pub masters: u64,
     /// Of all masters together.
     pub replicas: u64,
@@ -148,9 +153,14 @@ pub fn plan(demand: &Demand, costs: &Costs) -> Option<Plan> {
     let failing = deliveries * demand.failure_rate;
 
     let tls = if demand.https { cost("herald_tls_ratio")? } else { 1.0 };
-    let cores = deliveries * cost("herald_us")? * tls / 1e6 / CORES_BUSY * REAL_RECEIVERS;
+    let needed = |at_work: f64| at_work / CORES_BUSY * REAL_RECEIVERS;
+    let busy = |cores: f64| (cores / if cores > 1.0 { CORES_OF_WORKER } else { 1.0 }).ceil().max(1.0);
+    let awake = (demand.events_per_s * AWAKE_S).min(1.0);
+    let for_deliveries = deliveries * cost("herald_us")? * tls / 1e6;
+    let cores_at_work = for_deliveries + awake * cost("herald_awake_cores")? * busy(needed(for_deliveries));
+    let cores = needed(cores_at_work);
     let cores_per_worker = if cores > 1.0 { CORES_OF_WORKER } else { 1.0 };
-    let busy_workers = (cores / cores_per_worker).ceil().max(1.0);
+    let busy_workers = busy(cores);
     let workers = busy_workers + 1.0;
 
     let undelivered = failing * demand.retention_s;
@@ -161,7 +171,8 @@ pub fn plan(demand: &Demand, costs: &Costs) -> Option<Plan> {
     let redis = demand.events_per_s * cost("redis_event_us")?
         + deliveries * cost("redis_delivery_us")?
         + failing * cost("redis_record_us")?;
-    let redis_cores = redis / 1e6;
+    let for_events = redis / 1e6;
+    let redis_cores = for_events + awake * cost("redis_awake_cores")? * (for_events / MASTERS_BUSY).ceil().max(1.0);
     let by_work = (redis_cores / MASTERS_BUSY).ceil();
     let by_memory = (memory_gb / MEMORY_FULL / MASTER_GB).ceil();
     // A Cluster has no fewer than three.
@@ -224,6 +235,7 @@ pub fn plan(demand: &Demand, costs: &Costs) -> Option<Plan> {
         workers: workers as u64,
         cores_per_worker: cores_per_worker as u64,
         cores,
+        cores_at_work,
         masters: masters as u64,
         replicas: masters as u64 * copies,
         master_cores: redis_cores / masters,
@@ -267,7 +279,14 @@ mod tests {
     /// Those of a machine on which the ladder of docs/scaling.md was worked out.
     fn costs() -> Costs {
         let mut costs = shipped().clone();
-        let known = [("herald_us", 24.2), ("redis_event_us", 10.4), ("redis_delivery_us", 5.0), ("entry_bytes", 90.0)];
+        let known = [
+            ("herald_us", 24.2),
+            ("herald_awake_cores", 0.0),
+            ("redis_event_us", 10.4),
+            ("redis_delivery_us", 5.0),
+            ("redis_awake_cores", 0.0),
+            ("entry_bytes", 90.0),
+        ];
         for (name, value) in known {
             costs.get_mut(name).unwrap().value = value;
         }
