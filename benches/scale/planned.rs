@@ -25,6 +25,8 @@ const TOGETHER: Duration = Duration::from_millis(5);
 
 /// What a delivery takes of Herald and of Redis while so many events a second come in, each for one endpoint.
 pub fn used(program: &Path, events_per_s: u64) -> Result<Cost> {
+    let together = (u128::from(events_per_s) * TOGETHER.as_micros() / 1_000_000) as u64;
+    ensure!(together > 0, "{events_per_s} a second are less than one in {TOGETHER:?}");
     let folder = TempDir::with_prefix("herald-scale-")?;
     let (redis, receiver) = (Redis::start()?, Receiver::start(folder.path())?);
     receiver.stand_back()?;
@@ -36,9 +38,8 @@ pub fn used(program: &Path, events_per_s: u64) -> Result<Cost> {
     let mut come = |until_s: u64| -> Result<_> {
         while added < until_s * events_per_s {
             let began = clock::now();
-            let count = (events_per_s as u128 * TOGETHER.as_micros() / 1_000_000) as u64;
-            producer.add_all(lives.by_ref().take(count as usize))?;
-            added += count;
+            producer.add_all(lives.by_ref().take(together as usize))?;
+            added += together;
             wait(TOGETHER.saturating_sub(began.elapsed()));
         }
         anyhow::Ok((clock::now(), receiver.count()?, herald.process.cpu_s(), redis.cpu_s()))

@@ -37,8 +37,7 @@ impl Table {
     /// A figure that was foretold, and how it is.
     pub fn near(&mut self, what: &str, unit: Unit, foretold: f64, is: f64, most_off: f64) {
         let ratio = is / foretold;
-        let is_near = (ratio - 1.0).abs() <= most_off;
-        let shown = mark(if is_near { 0.0 } else { 1.0 }, Some(0.0), format!("{ratio:.2} ×"));
+        let shown = mark((ratio - 1.0).abs(), Some(most_off), format!("{ratio:.2} ×"));
         let reach = format!("{:.2} – {:.2} ×", 1.0 - most_off, 1.0 + most_off);
         self.rows.push([what.to_owned(), unit.show(foretold), unit.show(is), shown, reach]);
     }

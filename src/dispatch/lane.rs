@@ -40,8 +40,10 @@ const ROUND_TRIP_WEIGHT: f64 = 1.0 / 8.0;
 const AHEAD_MS: u64 = 5;
 const MOST_AHEAD: u32 = 128;
 
-/// A backlog that is not longer is gone in a moment where a receiver takes all that comes, if nothing is added to it for so long.
+/// A backlog that is not longer is gone in a moment where a receiver takes all that comes, if nothing is added to it.
 const SMALL_BACKLOG: u64 = 256;
+
+/// What comes waits in the stream for so long, at most, until such a backlog is gone.
 const CLEARING_MS: u64 = 2_000;
 
 /// What must wait longer than this is better off in the backlog.
@@ -324,10 +326,7 @@ impl Lane {
     /// What Redis holds of it, as an answer said.
     pub fn counted(&mut self, now: u64, unfinished: Unfinished) {
         (self.unfinished, self.parked, self.weight) = (unfinished.records, unfinished.parked, unfinished.weight());
-        self.behind_since = match self.parked {
-            0 => None,
-            _ => self.behind_since.or(Some(now)),
-        };
+        self.behind_since = (self.parked > 0).then(|| self.behind_since.unwrap_or(now));
         self.tolerated.get_or_insert(self.weight);
     }
 

@@ -835,6 +835,7 @@ mod tests {
         deferral.read_in_vain(100);
         assert_eq!(deferral.pauses_until(), Some(100 + 64 * PATIENCE_MS));
     }
+
     #[test]
     fn reading_goes_past_one_account_for_others_only_while_these_can_take_more() {
         let mut deferral = with_room(READ_MAX);

@@ -84,7 +84,7 @@ pub(super) struct TermState {
     pub was_read: bool,
     /// The last call that was not a read was a settle. Without this the two would only take turns with each other.
     pub was_settle: bool,
-    /// The last call cleared a small backlog.
+    /// A small backlog was looked at, and no other kind of call but a question has had its turn since.
     pub was_clearing: bool,
 }
 
