@@ -36,6 +36,12 @@ const LEAST_BYTES: usize = 1 << 20;
 /// With less, reading would always wait for an account that takes a page as quickly as it can.
 const LEAST_DEFERRED: usize = 1_024;
 
+/// What has ended waits so long for company until it is settled: a call for each would cost more than the deliveries. Of more
+/// partitions than these each ends little within that time, so they wait longer; until then a crash makes it come again.
+const SETTLE_AFTER_MS: u64 = 4;
+const SETTLED_APART: usize = 8;
+const MOST_SETTLE_AFTER_MS: u64 = 32;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
     pub count: usize,
@@ -73,6 +79,8 @@ pub struct Budgets {
     pub deferred: Budget,
     /// How many partitions of the process read what cannot be taken yet, this one included: they share the time for it.
     pub in_vain: usize,
+    /// What has ended is settled together with all that ends within this time.
+    pub settle_after_ms: u64,
     /// A flight that has lasted this long keeps us waiting.
     pub slow_after_ms: u64,
     /// A new receiver that has not answered for this long frees its place for another new one.
@@ -89,6 +97,7 @@ impl Budgets {
             outbox: Budget { count: OUTBOX, bytes: OUTBOX_BYTES },
             deferred: Budget { count: DEFERRED, bytes: DEFERRED_BYTES },
             in_vain: 1,
+            settle_after_ms: SETTLE_AFTER_MS,
             slow_after_ms: SLOW_AFTER_MS,
             new_for_ms: NEW_FOR_MS,
         }
@@ -121,7 +130,9 @@ impl Budgets {
         let (fresh, kept) = (part(self.fresh, LEAST_FRESH, FRESH), part(self.kept, LEAST, KEPT));
         let (slow, deferred) =
             (part(self.slow, LEAST_SLOW, self.slow.count), part(self.deferred, LEAST_DEFERRED, DEFERRED));
-        Self { fresh, kept, slow, deferred, ..self }
+        let settle_after_ms = SETTLE_AFTER_MS * partitions as u64 / SETTLED_APART as u64;
+        let settle_after_ms = settle_after_ms.clamp(SETTLE_AFTER_MS, MOST_SETTLE_AFTER_MS);
+        Self { fresh, kept, slow, deferred, settle_after_ms, ..self }
     }
 
     /// Of deliveries in memory that are not in slow flight.
@@ -151,5 +162,11 @@ mod tests {
             assert!(slow > 0 && slow + slow / 4 <= connections, "{slow} of {connections}");
         }
         assert_eq!(Budgets::of(1 << 20).within(4_096), Budgets::of(1 << 20));
+    }
+
+    #[test]
+    fn many_partitions_settle_less_often_each_and_not_at_their_leisure() {
+        let of = |partitions| Budgets::of(1 << 20).part_of(partitions, 4).settle_after_ms;
+        assert_eq!([1, 8, 16, 64, 1_000].map(of), [4, 4, 8, 32, 32]);
     }
 }

@@ -261,3 +261,22 @@ fn what_was_delivered_is_settled_again_whatever_became_of_its_endpoint() {
         assert!(again.acks.len() == 1 && again.items.is_empty(), "{again:?}");
     }
 }
+
+/// It is no failover, and yet Redis has nothing of it: its record was the last of it, and its entry waits for room.
+#[test]
+fn what_was_delivered_from_its_record_is_not_sent_when_the_rest_of_its_open_entry_is_admitted() {
+    let mut core = core(|_| {});
+    stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
+    let (first, second) = (delivery(1, "ep_b", "pi_1"), delivery(1, "ep_a", "pi_1"));
+    core.open_entry(0, first.id.entry, 2);
+    core.admit_fresh(0, REDIS_MS, first, Known::default());
+    // The owner before had given it a record.
+    claim(&mut core, 1, &second);
+    for sent in nexts(&mut core, 2) {
+        ends(&mut core, 3, &sent, OK);
+    }
+    settle_at(&mut core, 4);
+    core.admit_fresh(5, REDIS_MS + 5, second, Known::default());
+    assert!(nexts(&mut core, 5).is_empty(), "it is sent again");
+    assert_eq!(settle_at(&mut core, 6).acks.len(), 1);
+}

@@ -60,7 +60,8 @@ use crate::{
 /// Entries of one read: hundreds share the cost of a call, and a call takes well under a millisecond of Redis' time.
 pub const READ_MAX: usize = 250;
 
-/// Another entry is expected for this long after the last one.
+/// Where the last two finds were no further apart than this, another one is expected within this time. Anything less busy tells when
+/// there is something: of a thousand quiet streams each look for more would cost as much as an event.
 const LIVELY_MS: u64 = 10;
 
 /// Entries of one read while a full read would lengthen backlogs that are being drained: fewer than one look at a backlog
@@ -77,8 +78,7 @@ const INTO_BACKLOGS: usize = READ_BESIDE_BACKLOG / 2;
 /// Records of one claim: bounds what a long outage puts into memory at once.
 const CLAIM_MAX: usize = 100;
 
-/// A settle waits this long for company, unless [`SETTLE_AT`] operations wait already.
-const SETTLE_DELAY_MS: u64 = 4;
+/// A settle does not wait for company if so many operations wait already.
 const SETTLE_AT: usize = 250;
 
 /// How often a worker without the lease asks for it, at most: a clean stop is noticed within this time.
@@ -923,12 +923,15 @@ impl<D: Directory> Partition<D> {
             Phase::Stopped => return u64::MAX,
             Phase::Running if !self.ends_work() => self.next_work(),
             Phase::Routing if !self.leaves() => {
-                let settle = self.core.outbox_since().map(|since| since + SETTLE_DELAY_MS);
-                settle.into_iter().chain([self.inbox_at()]).min().unwrap_or(u64::MAX)
+                self.settle_at().into_iter().chain([self.inbox_at()]).min().unwrap_or(u64::MAX)
             }
             Phase::Running | Phase::Recovering | Phase::Opening | Phase::Counting(_) | Phase::Routing => now + IDLE_MS,
         };
         lease.min(work).max(now + 1)
+    }
+
+    fn settle_at(&self) -> Option<u64> {
+        self.core.outbox_since().map(|since| since + self.settings.budgets.settle_after_ms)
     }
 
     /// The earliest time at which [`Partition::choose_running`] could find something new to do.
@@ -939,7 +942,7 @@ impl<D: Directory> Partition<D> {
         let ending =
             (self.core.has_ending() && !self.is_held_up && self.core.may_settle_more()).then_some(self.term.ending_at);
         let foreign = self.term.pending_after.is_none().then_some(self.term.foreign_at);
-        let settle = self.core.outbox_since().map(|since| since + SETTLE_DELAY_MS);
+        let settle = self.settle_at();
         let reads_again = self.term.pending_after.is_some() || self.term.deferral.wants_page();
         let read = if reads_again { Some(0) } else { self.new_at() };
         let read = read.filter(|_| self.may_read());
@@ -1011,7 +1014,7 @@ impl<D: Directory> Partition<D> {
     /// A worker that keeps up with a busy stream does not wait to be told that there is more: another call has taken time
     /// since.
     fn wants_new(&self, now: u64) -> bool {
-        let is_lively = self.term.keeps_up && !self.term.was_read && now < self.term.found_at + LIVELY_MS;
+        let is_lively = self.term.keeps_up && !self.term.was_read && now < self.term.lively_until;
         (self.term.more_entries || is_lively)
             && !self.term.deferral.is_full()
             && self.term.deferral.pauses_until().is_none_or(|until| now >= until)

@@ -417,6 +417,30 @@ fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
     assert!(partition.wants_wakeup().is_some());
 }
 
+/// Of sixty-four streams with a few events a second each, half the calls once found nothing.
+#[test]
+fn only_where_events_come_often_it_looks_for_more_without_being_told() {
+    for (apart_ms, looks) in [(4, true), (9, true), (50, false)] {
+        let known = Known::with_endpoint();
+        let (mut partition, mut model) = (partition(&known), Model::default());
+        let mut now = 1_000;
+        drive(&mut partition, &mut model, now);
+        for ms in 1..=3 {
+            now += apart_ms;
+            publish(&mut model, ms);
+            partition.woken(EntryId::MAX, true, false);
+            drive(&mut partition, &mut model, now);
+            let send = partition.next_attempt(now).expect("what it was told of goes out");
+            partition.attempted(now, send.token, delivered());
+        }
+        publish(&mut model, 4);
+        now += partition.settings.budgets.settle_after_ms;
+        drive(&mut partition, &mut model, now);
+        assert_eq!(partition.core().outbox_len(), 0, "the call that takes time is made");
+        assert_eq!(partition.next_attempt(now).is_some(), looks, "{apart_ms} ms apart");
+    }
+}
+
 #[test]
 fn a_lease_that_could_not_be_renewed_stops_everything_in_flight() {
     let known = Known::with_endpoint();

@@ -595,7 +595,9 @@ fn clock_step(chance: &mut Chance) -> i64 {
 /// Half of the runs have such small ones that everything is used up.
 fn budgets(seed: u64) -> Budgets {
     let mut chance = Chance::new(seed ^ 0xb0d9e7);
-    let whole = Budgets::of(1024 * 1024);
+    // As of one partition of a few, or of many.
+    let settle_after_ms = if Chance::new(seed ^ 0x5e771e).one_in(2) { 4 } else { 32 };
+    let whole = Budgets { settle_after_ms, ..Budgets::of(1024 * 1024) };
     if chance.one_in(2) {
         return whole;
     }
@@ -607,6 +609,7 @@ fn budgets(seed: u64) -> Budgets {
         outbox: few(whole.outbox.bytes),
         deferred: few(whole.deferred.bytes),
         in_vain: chance.within(1, 64) as usize,
+        settle_after_ms,
         // Less than a hanging receiver takes.
         slow_after_ms: 100,
         new_for_ms: 25,

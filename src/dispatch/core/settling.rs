@@ -55,11 +55,14 @@ impl Core {
                 Op::Log { of: LineOf::Attempt(mut result), .. } => {
                     self.carried.confirm(now, &result.of, result.past(), result.is_last);
                     self.happenings.extend(result.told.take().map(CoreHappening::AttemptSettled));
-                    let is_delivered = result.attempted.report.outcome.is_delivered();
-                    if is_delivered && self.term.entries.contains_key(&result.of.delivery.entry) {
-                        self.term.delivered.entry(result.of.delivery.entry).or_default().push(result);
-                    } else if is_delivered && result.is_recorded {
-                        self.remember_for_its_entry(result);
+                    if result.attempted.report.outcome.is_delivered() {
+                        if result.is_recorded {
+                            self.remember_for_its_entry(&result);
+                        }
+                        let entry = result.of.delivery.entry;
+                        if self.term.entries.contains_key(&entry) {
+                            self.term.delivered.entry(entry).or_default().push(result);
+                        }
                     }
                 }
                 Op::Item { item, chain } => {

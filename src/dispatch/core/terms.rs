@@ -88,8 +88,9 @@ impl Core {
         self.carried.forget_settled();
     }
 
-    /// Its record, left by an earlier owner, was claimed before its entry was read again.
-    pub(super) fn remember_for_its_entry(&mut self, result: AttemptResult) {
+    /// Its record, left by an earlier owner, was claimed before its entry was read again; or the entry is open, and this delivery of it
+    /// has not had its turn.
+    pub(super) fn remember_for_its_entry(&mut self, result: &AttemptResult) {
         if !self.term.has_reread_all {
             self.carried.remember_delivered(&result.of, result.past());
         }

@@ -3,9 +3,9 @@
 use super::{
     Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory, ENDING_EVERY_MS, EndpointId,
     Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS, INDEX_PAUSE_MS, INTO_BACKLOGS,
-    Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode, Origin, Outstanding, Page, Partition,
-    Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, Stamped, TRIM_ROUND, Telling, TermState,
-    Traceparent, UnknownMode, VecDeque, Wide, is_operators,
+    Indexing, Item, Kept, LIVELY_MS, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode, Origin, Outstanding, Page,
+    Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, Stamped, TRIM_ROUND, Telling,
+    TermState, Traceparent, UnknownMode, VecDeque, Wide, is_operators,
 };
 
 impl<D: Directory> Partition<D> {
@@ -263,6 +263,8 @@ impl<D: Directory> Partition<D> {
                 self.term.more_entries = count == max || bytes >= MAX_READ_BYTES / 2;
                 self.term.keeps_up = !self.term.more_entries;
                 if count > 0 {
+                    let is_lively = now < self.term.found_at + LIVELY_MS;
+                    self.term.lively_until = if is_lively { now + LIVELY_MS } else { now };
                     (self.term.found_at, self.term.was_woken) = (now, false);
                 }
             }

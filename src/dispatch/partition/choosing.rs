@@ -5,8 +5,8 @@ use super::{
     ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EndpointId, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS,
     INBOX_SELDOM_MS, INDEX_AFTER_MS, INDEX_EVERY_MS, INDEX_MAX, Indexing, MAX_BATCH, NO_AGE_MS, NOTE_EVERY_MS,
     NOTE_HOLDS_MS, Outstanding, PULL_EVERY_MS, Page, Partition, Phase, Pull, READ_BESIDE_BACKLOG, READ_MAX,
-    READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, SETTLE_DELAY_MS, Source, Stage, Staged,
-    StagedEntry, TRIM_EVERY_MS, Term, VecDeque, Wish,
+    READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, Source, Stage, Staged, StagedEntry,
+    TRIM_EVERY_MS, Term, VecDeque, Wish,
 };
 
 /// How many calls that somebody waits for go before the other kinds of calls have their turn.
@@ -138,7 +138,7 @@ impl<D: Directory> Partition<D> {
         for step in 0..TURNS {
             let turn = (self.term.turn + step) % TURNS;
             let chosen = match turn {
-                0 => self.settle(now, term, SETTLE_DELAY_MS),
+                0 => self.settle(now, term, self.settings.budgets.settle_after_ms),
                 1 => self.claim(now, term),
                 2 => self.read(now, term),
                 3 => self.backlog(now, term),
@@ -187,7 +187,7 @@ impl<D: Directory> Partition<D> {
 
     /// Entries are passed on by somebody else; what is asked of the owner is answered here.
     fn choose_routing(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
-        let delay_ms = if self.leaves() { 0 } else { SETTLE_DELAY_MS };
+        let delay_ms = if self.leaves() { 0 } else { self.settings.budgets.settle_after_ms };
         if let Some(settle) = self.settle(now, &term, delay_ms) {
             return Some(settle);
         }

@@ -40,6 +40,8 @@ pub(super) struct TermState {
     pub keeps_up: bool,
     /// When a read last found something.
     pub found_at: u64,
+    /// Until then it looks for more without being told that there is any.
+    pub lively_until: u64,
     /// All of the last page waits for its account, but reading does not: what is behind it perhaps need not wait.
     pub reads_past: bool,
     /// So much of what was read last was owed to endpoints that drain their backlogs that those would grow.
@@ -116,6 +118,7 @@ impl TermState {
             was_pass: false,
             keeps_up: false,
             found_at: 0,
+            lively_until: 0,
             reads_past: false,
             feeds_backlogs: false,
             staged: None,
