@@ -77,8 +77,8 @@ const MOST_EMPTY_SPLIT_US: f64 = 1e6;
 /// cores: 50 000 a second.
 const PARTS: [u32; 2] = [16, 256];
 const MOST_ROUTED_US: [f64; 3] = [6.0, 10.0, 20.0];
-/// At so many events a second a plan may be off by this part of it.
-const PLANNED_PER_S: [u64; 3] = [2_000, 8_000, 20_000];
+/// At so many events a second, in as many partitions as it says, a plan may be off by this part of it.
+const PLANNED_PER_S: [u64; 3] = [2_000, 8_000, 16_000];
 const MOST_OFF: f64 = 0.25;
 /// The default lease and a second.
 const MOST_TAKE_OVER_US: f64 = 6e6;
@@ -347,19 +347,21 @@ fn routing(args: &Args, table: &mut Table) -> Result<()> {
 
 fn plans(args: &Args, table: &mut Table) -> Result<()> {
     for events_per_s in PLANNED_PER_S {
+        let (planned, partitions) = planned::planned(events_per_s)?;
         let mut costs = [Vec::new(), Vec::new()];
         for _ in 0..args.rounds() {
-            let cost = planned::used(&args.herald, events_per_s)?;
+            let cost = planned::used(&args.herald, events_per_s, partitions)?;
             for (costs, us) in costs.iter_mut().zip([cost.herald_us, cost.redis_us]) {
                 costs.push(us);
             }
         }
-        let planned = planned::planned(events_per_s)?;
         let [herald, redis] = costs.map(median);
         for (whose, planned_us, used_us) in [("Herald", planned.herald_us, herald), ("Redis", planned.redis_us, redis)]
         {
-            let what =
-                format!("CPU of {whose} for a delivery at {}, as planned and as used", rate(events_per_s as f64));
+            let what = format!(
+                "CPU of {whose} for a delivery at {} (partitions: {partitions}), as planned and as used",
+                rate(events_per_s as f64)
+            );
             table.near(&what, Unit::Micros, planned_us, used_us, MOST_OFF);
         }
     }

@@ -23,8 +23,9 @@ const COUNTED_S: u64 = 15;
 /// Producers add what has come in this time together, each event in a command of its own.
 const TOGETHER: Duration = Duration::from_millis(5);
 
-/// What a delivery takes of Herald and of Redis while so many events a second come in, each for one endpoint.
-pub fn used(program: &Path, events_per_s: u64) -> Result<Cost> {
+/// What a delivery takes of Herald and of Redis while so many events a second come in, each for one endpoint, in so many partitions
+/// of one process.
+pub fn used(program: &Path, events_per_s: u64, partitions: u32) -> Result<Cost> {
     let together = (u128::from(events_per_s) * TOGETHER.as_micros() / 1_000_000) as u64;
     ensure!(together > 0, "{events_per_s} a second are less than one in {TOGETHER:?}");
     let folder = TempDir::with_prefix("herald-scale-")?;
@@ -33,8 +34,12 @@ pub fn used(program: &Path, events_per_s: u64) -> Result<Cost> {
     let mut state = State::connect(&redis)?;
     let url = receiver.url(Scheme::Http);
     state.register((0..BUSY).map(|at| endpoint(at, at, url.clone())).collect::<Result<_>>()?)?;
+    let mut producer = redis.producer()?;
+    if partitions > 1 {
+        producer.split(partitions)?;
+    }
     let herald = Herald::start(program, &redis, &receiver, folder.path(), &[])?;
-    let (mut producer, mut lives, mut added) = (redis.producer()?, Lives::new(BUSY as usize, 3), 0);
+    let (mut lives, mut added) = (Lives::new(BUSY as usize, 3), 0);
     let mut come = |until_s: u64| -> Result<_> {
         while added < until_s * events_per_s {
             let began = clock::now();
@@ -52,7 +57,7 @@ pub fn used(program: &Path, events_per_s: u64) -> Result<Cost> {
         rate: count / took_s,
     };
     let [herald_us, redis_us] = [cost.herald_us, cost.redis_us].map(time);
-    eprintln!("  {}: Herald {herald_us} a delivery, Redis {redis_us}", rate(cost.rate));
+    eprintln!("  {} (partitions: {partitions}): Herald {herald_us} a delivery, Redis {redis_us}", rate(cost.rate));
     ensure!(cost.rate >= 0.9 * events_per_s as f64, "this machine does not bear {events_per_s} a second");
     wait_for("the last deliveries", STUCK, || receiver.count().is_ok_and(|count| count >= added))?;
     Ok(cost)
@@ -63,8 +68,8 @@ fn wait(pause: Duration) {
     std::thread::sleep(pause);
 }
 
-/// The same by the plan's arithmetic, without what it has to spare.
-pub fn planned(events_per_s: u64) -> Result<Cost> {
+/// The same by the plan's arithmetic, without what it has to spare, and in how many partitions.
+pub fn planned(events_per_s: u64) -> Result<(Cost, u32)> {
     let rate = events_per_s as f64;
     let demand = Demand {
         events_per_s: rate,
@@ -80,5 +85,5 @@ pub fn planned(events_per_s: u64) -> Result<Cost> {
     };
     let plan = plan(&demand, shipped()).context("the plan's costs are not complete")?;
     let [herald_us, redis_us] = [plan.cores_at_work, plan.master_cores * plan.masters as f64].map(|s| s * 1e6 / rate);
-    Ok(Cost { herald_us, redis_us, rate })
+    Ok((Cost { herald_us, redis_us, rate }, u32::try_from(plan.partitions)?))
 }
