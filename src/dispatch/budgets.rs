@@ -38,7 +38,7 @@ const LEAST_DEFERRED: usize = 1_024;
 
 /// What has ended waits so long for company until it is settled: a call for each would cost more than the deliveries. Of more
 /// partitions than these each ends little within that time, so they wait longer; until then a crash makes it come again.
-const SETTLE_AFTER_MS: u64 = 4;
+pub const SETTLE_AFTER_MS: u64 = 4;
 const SETTLED_APART: usize = 8;
 const MOST_SETTLE_AFTER_MS: u64 = 32;
 

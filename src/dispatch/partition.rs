@@ -29,7 +29,7 @@ use self::{
 use super::{
     HashMap, HashSet,
     breaker::BreakerSettings,
-    budgets::{Budget, Budgets},
+    budgets::{Budget, Budgets, SETTLE_AFTER_MS},
     core::{Core, CoreErrand, CoreHappening, NextAttempt, Noted, Origin, Tally, Telling, Token},
     lane::Standing,
     redis_clock::RedisClock,
@@ -931,7 +931,13 @@ impl<D: Directory> Partition<D> {
     }
 
     fn settle_at(&self) -> Option<u64> {
-        self.core.outbox_since().map(|since| since + self.settings.budgets.settle_after_ms)
+        self.core.outbox_since().map(|since| since + self.settle_after_ms())
+    }
+
+    /// What has ended keeps its place in memory until it is settled: once something waits for room, that is what counts.
+    fn settle_after_ms(&self) -> u64 {
+        let waits_for_room = self.term.staged.is_some() || self.term.deferral.entries() > 0 || !self.core.has_room();
+        if waits_for_room { SETTLE_AFTER_MS } else { self.settings.budgets.settle_after_ms }
     }
 
     /// The earliest time at which [`Partition::choose_running`] could find something new to do.

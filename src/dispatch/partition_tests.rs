@@ -442,6 +442,24 @@ fn only_where_events_come_often_it_looks_for_more_without_being_told() {
 }
 
 #[test]
+fn what_has_ended_waits_for_company_only_while_nothing_waits_for_room() {
+    for (events, settles) in [(1, false), (100, true)] {
+        let known = Known::with_endpoint();
+        let fresh = Budget { count: 32, ..Budgets::of(1 << 20).fresh };
+        let budgets = Budgets { fresh, settle_after_ms: 32, ..Budgets::of(1 << 20) };
+        let (mut partition, mut model) = (partition_with(&known, budgets), Model::default());
+        (1..=events).for_each(|ms| publish(&mut model, ms));
+        drive(&mut partition, &mut model, 10);
+        let send = partition.next_attempt(10).expect("the first of them");
+        partition.attempted(10, send.token, delivered());
+        drive(&mut partition, &mut model, 10 + SETTLE_AFTER_MS);
+        assert_eq!(partition.core().outbox_len() == 0, settles, "{events} events");
+        drive(&mut partition, &mut model, 10 + 32);
+        assert_eq!(partition.core().outbox_len(), 0);
+    }
+}
+
+#[test]
 fn a_lease_that_could_not_be_renewed_stops_everything_in_flight() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());

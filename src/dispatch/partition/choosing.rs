@@ -138,7 +138,7 @@ impl<D: Directory> Partition<D> {
         for step in 0..TURNS {
             let turn = (self.term.turn + step) % TURNS;
             let chosen = match turn {
-                0 => self.settle(now, term, self.settings.budgets.settle_after_ms),
+                0 => self.settle(now, term, self.settle_after_ms()),
                 1 => self.claim(now, term),
                 2 => self.read(now, term),
                 3 => self.backlog(now, term),
@@ -187,7 +187,7 @@ impl<D: Directory> Partition<D> {
 
     /// Entries are passed on by somebody else; what is asked of the owner is answered here.
     fn choose_routing(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
-        let delay_ms = if self.leaves() { 0 } else { self.settings.budgets.settle_after_ms };
+        let delay_ms = if self.leaves() { 0 } else { self.settle_after_ms() };
         if let Some(settle) = self.settle(now, &term, delay_ms) {
             return Some(settle);
         }
