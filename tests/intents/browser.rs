@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
     process::Stdio,
 };
 
@@ -22,6 +23,9 @@ use tokio::{
 
 use super::support::{soon, until};
 
+/// The driver chooses its port with one address and then takes it with another, where a server of another test may have it: then it ends.
+const STARTS: u32 = 5;
+
 /// How the driver names an element in what it answers; the standard's own constant.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -31,6 +35,22 @@ pub struct Browser {
     session: String,
     /// What it keeps is gone with it.
     _folder: TempDir,
+}
+
+/// None if it ends before it listens.
+async fn start_driver(folder: &Path) -> Option<(Child, u16)> {
+    let mut command = Command::new("chromedriver");
+    command.arg("--port=0").env("TMPDIR", folder).env("HOME", folder);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut driver = command.spawn().unwrap_or_else(|error| panic!("chromedriver: {error}; run `make setup`"));
+    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+    while let Some(line) = soon("the driver's port", lines.next_line()).await.unwrap() {
+        if let Some((_, port)) = line.trim_end_matches('.').split_once("successfully on port ") {
+            return Some((driver, port.parse().unwrap()));
+        }
+    }
+    driver.wait().await.unwrap();
+    None
 }
 
 impl Browser {
@@ -46,17 +66,14 @@ impl Browser {
     async fn start(preferences: &Value) -> Self {
         herald::tls::install_crypto_provider();
         let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new("chromedriver");
-        command.arg("--port=0").env("TMPDIR", folder.path()).env("HOME", folder.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut driver = command.spawn().unwrap_or_else(|error| panic!("chromedriver: {error}; run `make setup`"));
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = loop {
-            let line = soon("the driver's port", lines.next_line()).await.unwrap().expect("the driver goes on");
-            if let Some((_, port)) = line.trim_end_matches('.').split_once("successfully on port ") {
-                break port.parse::<u16>().unwrap();
+        let mut started = None;
+        for _ in 0..STARTS {
+            started = start_driver(folder.path()).await;
+            if started.is_some() {
+                break;
             }
-        };
+        }
+        let (driver, port) = started.expect("the driver goes on");
         // It may be root's in a container, whose kernel has no room for a sandbox; it only sees this test's pages.
         let arguments =
             ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"];
