@@ -280,3 +280,31 @@ fn what_was_delivered_from_its_record_is_not_sent_when_the_rest_of_its_open_entr
     assert!(nexts(&mut core, 5).is_empty(), "it is sent again");
     assert_eq!(settle_at(&mut core, 6).acks.len(), 1);
 }
+
+#[test]
+fn what_was_delivered_from_its_record_is_sent_again_when_its_acknowledged_entry_is_set_back() {
+    let mut core = core(|_| {});
+    stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
+    let (slow, retried) = (delivery(1, "ep_b", "pi_1"), delivery(1, "ep_a", "pi_1"));
+    core.open_entry(0, slow.id.entry, 2);
+    for one in [&slow, &retried] {
+        core.admit_fresh(0, REDIS_MS, one.clone(), Known::default());
+    }
+    let (of_a, of_b): (Vec<_>, Vec<_>) =
+        nexts(&mut core, 0).into_iter().partition(|send| send.delivery.id == retried.id);
+    ends(&mut core, 1, &of_a[0], FAILED);
+    let kept = settle_at(&mut core, 2);
+    let record = kept.items.iter().find_map(|item| match item {
+        Item::Keep { record, .. } => Some(Delivery::from_record(record).unwrap()),
+        _ => None,
+    });
+    claim(&mut core, 3_000, &record.expect("it has a record"));
+    let again = next(&mut core, 3_000);
+    ends(&mut core, 3_001, &again, OK);
+    settle_at(&mut core, 3_002);
+    ends(&mut core, 3_003, &of_b[0], OK);
+    assert_eq!(settle_at(&mut core, 3_004).acks.len(), 1);
+    core.open_entry(3_005, retried.id.entry, 1);
+    core.admit_fresh(3_005, REDIS_MS + 3_005, retried.clone(), Known::default());
+    assert_eq!(next(&mut core, 3_005).delivery.id, retried.id);
+}

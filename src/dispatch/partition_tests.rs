@@ -417,7 +417,7 @@ fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
     assert!(partition.wants_wakeup().is_some());
 }
 
-/// Of sixty-four streams with a few events a second each, half the calls once found nothing.
+/// Of sixty-four streams with a few events a second each, half the reads once found nothing.
 #[test]
 fn only_where_events_come_often_it_looks_for_more_without_being_told() {
     for (apart_ms, looks) in [(4, true), (9, true), (50, false)] {

@@ -61,8 +61,8 @@ const REAL_RECEIVERS: f64 = 1.5;
 const CORES_OF_WORKER: f64 = 4.0;
 
 /// Events of a partition that come within this time of each other share the calls that read and settle them, if it is its process'
-/// only one. With more the process comes to each of them less often: by this power of their number. Both fit what was measured with 1
-/// to 64 partitions, from 30 to 20 000 events a second each, within a quarter.
+/// only one. With more the process comes to each of them less often: by this power of their number. Both are fitted:
+/// `make bench-scale ARGS="--only plan"` shows how well, with one partition and with 64.
 const SHARED_S: f64 = 0.0011;
 const SHARED_POWER: f64 = 0.7;
 

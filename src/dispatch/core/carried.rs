@@ -102,6 +102,13 @@ impl CarriedOver {
         }
     }
 
+    /// Its entry is acknowledged. Who reads it after that wants to have it again.
+    pub fn forget_delivered(&mut self, id: &AttemptId) {
+        if !self.delivered.is_empty() {
+            self.delivered.remove(&(id.delivery.clone(), id.event));
+        }
+    }
+
     /// What is known of the next attempt of a delivery, once.
     pub fn take(&mut self, delivery: &Delivery, event: Fingerprint) -> Option<Carried> {
         let may_be_settled = self.settled.may_know(delivery.id.entry);

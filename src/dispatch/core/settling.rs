@@ -45,7 +45,8 @@ impl Core {
             match op {
                 Op::Ack(entry) => {
                     self.term.entries.remove(&entry);
-                    self.term.delivered.remove(&entry);
+                    let delivered = self.term.delivered.remove(&entry).unwrap_or_default();
+                    delivered.iter().for_each(|result| self.carried.forget_delivered(&result.of));
                     self.term.begun.remove(&entry);
                     if self.telling.settled {
                         self.happenings.push(CoreHappening::EntrySettled { entry });
